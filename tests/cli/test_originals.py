@@ -40,6 +40,8 @@ def test_every_spelling_leads_to_an_option_of_its_command(command):
             ["feature-extraction", "--model", "w.h5", "d.json", "--splits"],
             ["feature-extraction", "--model", "w.h5", "--model-description", "d.json", "--splits"],
         ),
+        (["pretrain", "-r", "r.pth", "-a", "a.pth"], ["pretrain", "-r", "r.pth", "--out", "a.pth"]),
+        (["pretrain", "-a", "resnet50"], ["pretrain", "-a", "resnet50"]),
         (["feature-extraction", "-m", "w.h5"], ["feature-extraction", "-m", "w.h5"]),
         ([], []),
     ],

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tlx import files
 from tlx.errors import UsageError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
@@ -108,6 +109,26 @@ def test_the_weights_of_every_moment_are_kept_and_published(trained, tmp_path):
     for before, after in itertools.pairwise(states):
         assert any(not torch.equal(before[name], after[name]) for name in before)
     assert states[0].keys() == load_file(tmp_path / "cnn.safetensors").keys()
+
+
+def test_the_start_and_the_end_are_files_that_torch_reads(trained, tmp_path):
+    """As the parameter-distance original keeps them: -r and -a, plain state_dicts."""
+    report, made, _ = trained
+    store, result = Store(report.folder), report.results[0]
+    end = pretraining_publish.publish(result, made, store, tmp_path / "converged.pth")
+    start = pretraining_publish.publish_start(result, tmp_path / "random.pt")
+    same = pretraining_publish.publish_start(result, tmp_path / "random.safetensors")
+    assert (end.name, start.name) == ("converged.pth", "random.pt")
+    first, last = (torch.load(path, weights_only=True) for path in (start, end))
+    checkpoints = store.folder(result.key) / "checkpoints"
+    kept = load_file(checkpoints / "0.safetensors")
+    for tensors in (first, load_file(same)):
+        assert tensors.keys() == kept.keys()
+        assert all(torch.equal(tensors[name], kept[name]) for name in kept)
+    weights = load_file(store.file(result.key, "weights.safetensors"))
+    assert all(torch.equal(last[name], weights[name]) for name in weights)
+    record = files.read_json(end.with_suffix(".json"))
+    assert record["sha256"] == files.sha256(end)
 
 
 def test_the_first_is_the_network_before_training(trained):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_images
+from matplotlib.axes import Axes
 from safetensors.torch import load_file
 
 from tlx.errors import (
@@ -221,6 +222,30 @@ def test_the_original_flags_mean_a_resnet50(tmp_path, settings, files):
     assert len(result.details["profile"]) == 18
     assert len(result.details["distances"]) == 50
     assert result.scores["overall_transferability"] == pytest.approx(1.5)
+    drawn, plot = [], Axes.plot
+
+    def noted(axes, *values, **look):
+        drawn.append((look.get("label"), values))
+        return plot(axes, *values, **look)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Axes, "plot", noted)
+        parameter_distance_report.trial_drawings(tmp_path, result)["parameter_distance"]("svg")
+    (published,) = [a for label, a in drawn if label == "published, CIFAR-10: mean 7.79"]
+    assert published[0] == list(range(1, 18))
+    assert (published[1][0], published[1][-1]) == (3.44, 13.81)
+
+
+def test_the_classes_of_a_head_are_checked_where_they_are_said(files, settings):
+    words = {"random": files["r"], "pretrained": files["a"], "architecture": "mnist-cnn"}
+    with pytest.raises(BadDataError, match="its head has 10 classes"):
+        perform(settings, [files["b"]], asked={"num_classes": 5}, **words)
+    with pytest.raises(BadDataError, match="its head has 10 classes"):
+        perform(
+            settings, [files["b"]], asked={"num_classes": 5}, **words | {"architecture": "none"}
+        )
+    assert not list((settings.store_folder(None) / "trials").glob("*"))
+    perform(settings, [files["b"]], asked={"num_classes": 10}, **words)
 
 
 def test_nothing_moved_and_little_moved_are_marked(files, settings, tmp_path):

@@ -23,7 +23,16 @@ ORIGINALS: dict[str, dict[str, str]] = {  # command â†’ option of an original â†
         "--nb-of-epochs": "--epochs",
         "--augment-data": "--augment=2025",
     },
+    "pretrain": {
+        "--data-dir": "--dataset",
+        "--max-epoch": "--epochs",
+    },
+    "parameter-distance": {
+        "--data-dir": "--dataset",
+        "--max-epoch": "--epochs",
+    },
 }
+WEIGHT_FILE = (".pth", ".pt", ".safetensors")
 SHORT_WITH_VALUE = re.compile(r"(-[A-Za-z])=(.*)", re.DOTALL)
 
 
@@ -34,9 +43,12 @@ def translated(words: list[str]) -> list[str]:
     have two values, weights and their description.
     """
     command = next((word for word in words if not word.startswith("-")), "")
+    command = command.replace("_", "-")
     known = ORIGINALS.get(command, {})
-    if command in ("feature-extraction", "feature_extraction"):
+    if command == "feature-extraction":
         words = list(_with_description(words))
+    if command == "pretrain":
+        words = list(_with_output(words))
     return [part for word in words for part in _translated(word, known)]
 
 
@@ -57,3 +69,10 @@ def _with_description(words: list[str]) -> Iterator[str]:
         if number > 1 and words[number - 2] in ("--model", "-m") and word.endswith(".json"):
             yield "--model-description"
         yield word
+
+
+def _with_output(words: list[str]) -> Iterator[str]:
+    """Take a weight file after -a for where the converged weights are to be written."""
+    for number, word in enumerate(words):
+        following = words[number + 1] if number + 1 < len(words) else ""
+        yield "--out" if word == "-a" and following.endswith(WEIGHT_FILE) else word

@@ -16,11 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from ...metrics.parameter_distance.rules import PUBLISHED_MEAN
 from ...plots import axes as layer_axes
 from ...plots import figures, maps, statistics
 from ...plots.block_names import AXIS, block_label
 from ...plots.canvas import new_figure
-from ...plots.figures import BLACK, BLUE, COLOURS, GREEN, MARKERS, ORANGE, VERMILION
+from ...plots.figures import BLACK, BLUE, COLOURS, GREEN, MARKERS, ORANGE, PURPLE, VERMILION
 from ..drawings import Drawings
 
 Row = Mapping[str, Any]
@@ -47,6 +48,7 @@ UNITS = {
     "relative_l2": "Euclidean, relative",
 }
 LITTLE, STILL = "moved too little: T says no more", "not moved: T is undefined"
+PUBLISHED_NORM = "mean_abs"
 APART = 1.6  # places from the last layer to the head
 NARROW = 3  # the largest over the smallest: below, ticks are at equal differences
 ONE_POWER = 10  # the largest over the smallest: below, more ticks are within a power of ten
@@ -55,17 +57,26 @@ BANDS = 3  # lines: above, bands would cover each other
 
 
 def all_of(
-    lines: Mapping[tuple[str, str], Sequence[Row]], title: str, caption: Sequence[str] = ()
+    lines: Mapping[tuple[str, str], Sequence[Row]],
+    title: str,
+    caption: Sequence[str] = (),
+    *,
+    published: Sequence[float] = (),
 ) -> Drawings:
     """Return file-name ending → figure.
 
     Of every target and norm by itself, and of the targets of a norm together.
 
     caption   sentences below each figure: what its reader must bear in mind
+    published  T of the layers of the published profile, for the published norm
     """
     drawings: dict[str, Callable[[str], bytes]] = {
         _name(f"{norm}_{target}"): functools.partial(
-            profile, rows, f"{title}, {target}", caption=caption
+            profile,
+            rows,
+            f"{title}, {target}",
+            caption=caption,
+            published=published if norm == PUBLISHED_NORM else (),
         )
         for (target, norm), rows in lines.items()
     }
@@ -83,12 +94,18 @@ def _name(text: str) -> str:
 
 
 def profile(
-    rows: Sequence[Row], title: str = "", form: str = "png", *, caption: Sequence[str] = ()
+    rows: Sequence[Row],
+    title: str = "",
+    form: str = "png",
+    *,
+    caption: Sequence[str] = (),
+    published: Sequence[float] = (),
 ) -> bytes:
     """Draw T over the layers of one target in one norm, and below it the three distances.
 
     rows   of `parameter_distances.mean_rows`; bands are 95 % CI over repeats, or the range of fewer
     than 4
+    published  T of these layers as it was published for another target, drawn beside it
     """
     layers = [row for row in rows if row["level"] == "layer"]
     overall = next((row for row in rows if row["level"] == "overall"), None)
@@ -96,6 +113,18 @@ def profile(
         figure, (above, below) = _stacked(_width(layers))
         _line(above, layers, "transferability", "T of a layer", BLACK, "o", bands=True)
         _marks(above, layers)
+        body = [x for x, row in zip(_places(layers), layers, strict=True) if not row["head"]]
+        if published and len(body) == len(published):
+            above.plot(
+                body,
+                published,
+                color=PURPLE,
+                linewidth=1.2,
+                linestyle="--",
+                marker="D",
+                markersize=3,
+                label=f"published, CIFAR-10: mean {PUBLISHED_MEAN}",
+            )
         above.axhline(
             1, color="#777777", linewidth=1, linestyle=":", label="1: no nearer than random"
         )

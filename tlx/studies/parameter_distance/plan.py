@@ -16,7 +16,7 @@ from ...data import datasets
 from ...data.pixels import Pixels
 from ...data.sizing import Sizing
 from ...data.streams import seeded_permutation
-from ...errors import TlxError, UnknownNameError, UsageError, raise_all
+from ...errors import BadDataError, TlxError, UnknownNameError, UsageError, raise_all
 from ...features.dump import Dump
 from ...features.extract import ExtractionContext, extract
 from ...lab import signals
@@ -355,6 +355,8 @@ def plan_parameter_distance(
     start, notes = _start(spec, random, pretrained)
     spec = spec.replace(start=start, seed=spec.seed if random is None and start is None else 0)
     depth = _fit(spec, random, pretrained, targets)
+    if grid.num_classes is not None:
+        _check_classes(spec, targets, grid.num_classes)
     tuning = tuning.replace(
         architecture=spec.architecture,
         depth=depth,
@@ -375,6 +377,26 @@ def plan_parameter_distance(
     if (tunings := plan.tunings()) is not None:
         batches.check(tunings.trials)
     return plan
+
+
+def _check_classes(
+    spec: ParameterDistance, targets: dict[str, list[WeightState]], expected: int
+) -> None:
+    """Raise BadDataError for a fine-tuned network whose head has other classes than were said."""
+    network = backbones.meta_model(spec.architecture) if known(spec) else None
+    for tuned in (state for states in targets.values() for state in states):
+        tensors, _ = parameter_distance_parts.state(tuned.path, network)
+        if network is not None:
+            head = tensors[f"{network.head_names[-1]}.weight"]
+        else:
+            head = [tensor for tensor in tensors.values() if tensor.ndim > 1][-1]
+        if len(head) != expected:
+            raise BadDataError(
+                "classes",
+                f"its head has {len(head)} classes",
+                where=f"-b {tuned.path}",
+                expected=f"{expected}, of --num-classes",
+            )
 
 
 def _norms(names: Sequence[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 from ... import files
 from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
+from ...metrics.parameter_distance.rules import PUBLISHED_PROFILE
 from ...plots import statistics, tables
 from ...result import FINISHED, Result
 from .. import drawings, result_warnings, summaries
@@ -42,14 +43,35 @@ def trial_drawings(folder: Path, result: Result) -> Drawings:
     title = (
         f"{result.spec['architecture']}: {result.spec['target']}, repeat {result.spec['repeat']}"
     )
-    return {STEM: lambda form: parameter_distance_figures.profile(means, title, form)}
+    is_its_norm = result.spec["norm"] == parameter_distance_figures.PUBLISHED_NORM
+    published = _published([(result.spec, result)]) if is_its_norm else ()
+    return {
+        STEM: lambda form: parameter_distance_figures.profile(
+            means, title, form, published=published
+        )
+    }
+
+
+def _published(pairs: Pairs) -> Sequence[float]:
+    """Return the published T of the layers, where these are of its network and by its rule."""
+    details = [(spec, result.details) for spec, result in pairs if result.kind == KIND]
+    is_same = all(
+        spec["architecture"].lower() == "resnet50" and of_trial["rule"] == "original"
+        for spec, of_trial in details
+    )
+    return PUBLISHED_PROFILE if details and is_same else ()
 
 
 def study_drawings(store: Store, study: StoredStudy) -> Drawings:
     """Return the figures of a study: of every target and norm, and of the regressions of T."""
     pairs = read(store, study)
     lines = lines_of(mean_rows(trial_rows(pairs)))
-    figures = parameter_distance_figures.all_of(lines, study["title"], warnings_of(pairs) or ())
+    figures = parameter_distance_figures.all_of(
+        lines,
+        study["title"],
+        warnings_of(pairs) or (),
+        published=_published(pairs),
+    )
     drawings = {f"{STEM}_{name}": draw for name, draw in figures.items()}
     fits = [way["fit"] for way in regressions_of(store.study_folder(study["key"])) if way["fit"]]
     for number, fit in enumerate(fits):

@@ -175,6 +175,12 @@ class ParameterDistanceGrid(Spec):
         "as for -a; comma-separated, or the option again. Of one NAME they are repeats of one "
         "target. Default: fine-tuned here, on --dataset",
     )
+    num_classes: int | None = setting(
+        None,
+        low=1,
+        identity=False,
+        help="classes of the head of -b, to be checked. Default: those it has",
+    )
     out: str = setting(
         "", identity=False, help="also write the tables and figures into this folder"
     )

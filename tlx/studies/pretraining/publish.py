@@ -7,27 +7,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import files
-from ...models.weights import promises
+from ...models import backbones
+from ...models.weights import promises, reader
 from ...result import Result
+from ...spec import derive_seed
 from ..pretraining_spec import CHECKPOINTS
 from ..whole_dataset import WEIGHTS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
     from ...lab.store import Store
     from ..base import Stage
+
+PICKLED = (".pth", ".pt")  # endings of what torch.save writes
 
 
 def publish(result: Result, study: Stage, store: Store, out: Path, note: str = "") -> Path:
     """Copy the weights of a finished pre-training to `out`, and their record.
 
     Checkpoints go to <stem>-checkpoints/<tag>.safetensors, the record to <stem>.json; `note` is a
-    sentence for it.
+    sentence for it. A file that ends in .pth or .pt is written by torch.save, any other is
+    safetensors.
     """
-    target = Path(out).expanduser().absolute().with_suffix(".safetensors")
+    target = weight_path(out)
     target.with_suffix(".json").unlink(
         missing_ok=True
     )  # an older record does not describe the new weights
-    _copy(store.file(result.key, WEIGHTS), target)
+    if target.suffix in PICKLED:
+        _save(reader.read(store.file(result.key, WEIGHTS)), target)
+    else:
+        _copy(store.file(result.key, WEIGHTS), target)
     checkpoints: dict[str, str] = {}  # tag → SHA-256
     for tag in result.details.get("checkpoints", ()):
         checkpoint = target.with_name(target.stem + promises.CHECKPOINTS) / f"{tag}.safetensors"
@@ -60,6 +72,42 @@ def publish(result: Result, study: Stage, store: Store, out: Path, note: str = "
         },
     )
     return target
+
+
+def publish_start(result: Result, out: Path) -> Path:
+    """Write the random weights that a pre-training began from, made again from its seed.
+
+    A file that ends in .pth or .pt is written by torch.save, any other is safetensors.
+    """
+    spec, target = result.spec, weight_path(out)
+    network = backbones.load(
+        str(spec["architecture"]),
+        weights=None,
+        classes=len(result.details["classes"]),
+        seed=derive_seed(int(spec["seed"]), "weights"),
+        input_size=spec["input_size"],
+    )
+    state = network.net.state_dict()
+    files.make_folder(target.parent)
+    if target.suffix in PICKLED:
+        _save(state, target)
+    else:
+        reader.write(target, state, {"format": "pt"})
+    return target
+
+
+def weight_path(out: Path) -> Path:
+    """Return the absolute path of a weight file, .safetensors unless it says .pth or .pt."""
+    target = Path(out).expanduser().absolute()
+    return target if target.suffix in PICKLED else target.with_suffix(".safetensors")
+
+
+def _save(tensors: Mapping[str, Tensor], target: Path) -> None:
+    import torch
+
+    files.make_folder(target.parent)
+    with files.atomic_write(target) as file:
+        torch.save(dict(tensors), file)
 
 
 def _copy(source: Path, target: Path) -> None:

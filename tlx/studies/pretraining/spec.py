@@ -17,8 +17,14 @@ class PreTrainingOutput(Spec):
     out: str = setting(
         "",
         identity=False,
-        help="file for the weights (.safetensors), with a record of how they were made next to "
-        "it. Default: left in the run's folder",
+        help="file for the weights (.safetensors, .pth, .pt), with a record of how they were made "
+        "next to it. Default: left in the run's folder",
+    )
+    random_out: str = setting(
+        "",
+        short="r",
+        identity=False,
+        help="file for the random weights that the training begins from (.safetensors, .pth, .pt)",
     )
     note: str = setting(
         "", identity=False, help="a sentence for that record, e.g. which images these were"

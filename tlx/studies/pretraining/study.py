@@ -51,3 +51,6 @@ class PretrainingStudy(Study):
                 report.results[0], stage, session.store, Path(output.out), output.note
             )
             session.say(f"weights: {path}")
+        if output.random_out:
+            path = publish.publish_start(report.results[0], Path(output.random_out))
+            session.say(f"random weights that it began from: {path}")
