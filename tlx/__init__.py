@@ -25,7 +25,7 @@ STUDIES = (  # functions of a study each, with every setting in the signature
         "quanta",
         "layer_transfer",
     ),
-    *("chop", "prune", "parameter_distance", "checkpoints", "pretrain"),
+    *("chop", "prune", "parameter_distance", "checkpoints", "pretrain", "evaluate"),
 )
 __all__ = [  # noqa: PLE0604 — the parts are tuples of names
     *API,

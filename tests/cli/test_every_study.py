@@ -11,7 +11,7 @@ import re
 import shutil
 
 import pytest
-from cli.test_image_rules import COMMANDS, ask, checkpoints
+from cli.test_image_rules import COMMANDS, ask, checkpoints, evaluate
 
 from tlx.lab.settings import FORMS
 from tlx.lab.store import Store
@@ -70,6 +70,7 @@ def made_of_every_kind(tmp_path_factory, bars, cache):
             for name in sorted(STUDIES, key="atlas".__eq__)
         }
         done["checkpoints"] = checkpoints(run, bars, bars, "--form", "svg")
+        done["evaluate"] = evaluate(run, bars, "--form", "svg")
         done["sync"] = run("sync")
     assert not any(code for code, _, _ in done.values()), done
     return Store(folder / "tlx-runs"), {name: out for name, (_, out, _) in done.items()}

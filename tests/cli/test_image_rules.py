@@ -13,6 +13,9 @@ import shutil
 import pytest
 from conftest import draw_images
 
+from tlx.models import backbones
+from tlx.models.weights import reader as weights_reader
+
 WORDS = ("--workers", 0, "--no-tracking")
 FEW = ("--shots", 1, "--splits", 1, "--val-per-class", 2)
 ALL = ("--epochs", 1, "--val-per-class", 2)
@@ -109,6 +112,14 @@ def checkpoints(tlx, source, target, *more):
     )
 
 
+def evaluate(tlx, data, *more):
+    """The command that needs a model of as many classes as the data have."""
+    network = backbones.load("mnist-cnn", weights=None, classes=3, seed=0)
+    path = data.parent / f"{data.name}-model.safetensors"
+    weights_reader.write(path, network.net.state_dict())
+    return tlx("evaluate", path, "-a", "mnist-cnn", "--dataset", data, *WORDS, *more)
+
+
 # ---------------------------------------------------------------- links
 
 
@@ -134,6 +145,12 @@ def test_a_link_that_leads_out_is_refused_by_every_command(name, tlx, linked):
     assert "outside-root" in err
     assert "and 1 more like it" in err
     assert "--allow-outside" in err
+
+
+def test_a_link_that_leads_out_is_refused_by_evaluate(tlx, linked):
+    code, _, err = evaluate(tlx, linked)
+    assert code == 4
+    assert "outside-root" in err
 
 
 def test_a_link_that_leads_out_is_refused_as_source_and_target_of_checkpoints(tlx, linked, bars):

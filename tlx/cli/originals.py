@@ -23,6 +23,13 @@ ORIGINALS: dict[str, dict[str, str]] = {  # command â†’ option of an original â†
         "--nb-of-epochs": "--epochs",
         "--augment-data": "--augment=2025",
     },
+    "evaluate": {
+        "-model": "--models",
+        "--trained-model": "--models",
+        "-data": "--dataset",
+        "-data-path": "--dataset",
+        "--data": "--dataset",
+    },
     "pretrain": {
         "--data-dir": "--dataset",
         "--max-epoch": "--epochs",

@@ -246,6 +246,8 @@ def _words(result: Result | TlxError) -> str:
         return ", ".join(
             f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.scores.items()
         )
+    if "epochs" not in result.details and "classifier" not in result.spec:  # nothing was trained
+        return f"accuracy {_score(result):.4f} on {result.details['test_images']} images"
     name = "test" if "test_accuracy" in result.scores else "val"
     how = result.spec.get("classifier") or f"after {result.details['epochs']} epochs"
     return (

@@ -190,6 +190,14 @@ def is_recorded(path: Path) -> bool:
     return bool(_record(path))
 
 
+def described(path: Path) -> tuple[str, tuple[str, ...]] | None:
+    """Return architecture and classes of a weight file of `write`; None for any other file."""
+    record = _record(path)
+    if not record:
+        return None
+    return str(record["architecture"]), tuple(map(str, record.get("classes", ())))
+
+
 def is_cut(path: Path) -> bool:
     """Return whether it is a weight file of a truncated network, not of a whole one."""
     return _record(path).get("cut") is not None

@@ -10,6 +10,7 @@ from .base import Stage, Study, StudyReport
 from .checkpoints.study import CheckpointsStudy
 from .chop.study import ChopStudy, PruningStudy
 from .compare.study import CompareStudy
+from .evaluate.study import EvaluateStudy
 from .feature_extraction.study import FeatureExtractionStudy
 from .fine_tuning.study import FineTuningStudy
 from .layer_metrics.study import LayerMetricsStudy
@@ -40,5 +41,6 @@ STUDIES: dict[str, type[Study]] = {
         ParameterDistanceStudy,
         CheckpointsStudy,
         PretrainingStudy,
+        EvaluateStudy,
     )
 }

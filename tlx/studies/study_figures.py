@@ -16,6 +16,7 @@ from .chop import pruning_report
 from .chop import report as chop_report
 from .compare import report as compare_report
 from .drawings import Drawings
+from .evaluate import report as evaluate_report
 from .layer_metrics import report as layer_metrics_report
 from .layer_transfer import report as layer_transfer_report
 from .parameter_distance import report as parameter_distance_report
@@ -40,6 +41,7 @@ STUDIES: Mapping[
     "Checkpoints": checkpoints_report.study_drawings,
     "Compare": compare_report.study_drawings,
     "Scores": scores_report.study_drawings,
+    "Evaluation": evaluate_report.study_drawings,
 }
 TRIALS: Mapping[
     str, Callable[[Path, Result], Drawings]
@@ -47,6 +49,7 @@ TRIALS: Mapping[
     "fine-tuning": reporting.trial_drawings,
     "feature-extraction": reporting.trial_drawings,
     "pretraining": reporting.trial_drawings,
+    "evaluation": reporting.trial_drawings,
     "target-tuning": reporting.trial_drawings,
     "layer-transfer": reporting.trial_drawings,
     "chop": reporting.trial_drawings,

@@ -1,0 +1,1 @@
+"""Evaluate given models on the images of a data set, without training."""
