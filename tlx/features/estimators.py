@@ -6,15 +6,19 @@ that a matrix of test × training rows never exists as a whole.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, Protocol, Self
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from . import logistic
 from .ridge import RidgePath, mean_row
 
 
@@ -369,7 +373,29 @@ class KernelSvc(Decisive):
         return result
 
 
-class LeaveOneOutRidge(ClassifierMixin, BaseEstimator):
+class LinearDecision(ClassifierMixin, BaseEstimator):
+    """Linear classifier that is its coef_ and intercept_; of two classes one row of them."""
+
+    classes_: np.ndarray
+    coef_: np.ndarray
+    intercept_: np.ndarray
+
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
+        """Return (r, k) float64, (r,) for two classes: the larger the likelier."""
+        scores = _rows(self, X) @ self.coef_.T + self.intercept_
+        result: np.ndarray = scores[:, 0] if len(self.classes_) == 2 else scores
+        return result
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the class of largest value, as it was spelled in training."""
+        scores = self.decision_function(X)
+        result: np.ndarray = self.classes_[
+            (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        ]
+        return result
+
+
+class LeaveOneOutRidge(LinearDecision):
     """Ridge regression to ±1 at the λ of `alphas` with the least leave-one-out error."""
 
     def __init__(self, alphas: tuple[float, ...] = (1.0,)):
@@ -385,18 +411,43 @@ class LeaveOneOutRidge(ClassifierMixin, BaseEstimator):
         self.classes_ = path.classes
         return self
 
-    def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """Return (r, k) float64, (r,) for two classes: towards +1 the likelier."""
-        scores = _rows(self, X) @ self.coef_.T + self.intercept_
-        result: np.ndarray = scores[:, 0] if len(self.classes_) == 2 else scores
-        return result
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the class of largest value, as it was spelled in training."""
+class NewtonLogistic(LinearDecision):
+    """Multinomial logistic regression by Newton's method: the loss of LogisticRegression.
+
+    C, tol and max_iter as there; the minimum is the same, and is come to in fewer evaluations.
+    """
+
+    def __init__(self, C: float = 1.0, tol: float = 1e-8, max_iter: int = 1000):
+        self.C, self.tol, self.max_iter = C, tol, max_iter
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
+        """Minimise the loss; warns with ConvergenceWarning where the steps ran out."""
+        X, y = _training(self, X, y, least=2)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"samples of at least 2 classes are needed; here is 1 class: {self.classes_[0]}"
+            )
+        solution = logistic.minimise(
+            np.asarray(X, np.float64), labels, self.C, self.tol, self.max_iter
+        )
+        self.coef_, self.intercept_ = solution.weights.T.copy(), solution.intercept
+        self.n_iter_ = np.array([solution.steps])
+        if not solution.converged:
+            warnings.warn(
+                f"logistic regression stopped after {solution.steps} steps at a slope of "
+                f"{solution.slope:.2g}, above tol={self.tol:g}",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return (r, k) float64, the probability of each class."""
         scores = self.decision_function(X)
-        result: np.ndarray = self.classes_[
-            (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
-        ]
+        full = np.stack([np.zeros_like(scores), scores], axis=1) if scores.ndim == 1 else scores
+        result: np.ndarray = softmax(full, axis=1)
         return result
 
 
