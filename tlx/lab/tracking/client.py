@@ -275,6 +275,13 @@ class Sender:
                 marks[PAIRS_A_CALL:],
             )
 
+    @staticmethod
+    def is_one_call(
+        points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> bool:
+        """Return whether `batch` sends these in one call."""
+        return len(points) <= METRICS_A_CALL and max(len(params), len(tags)) <= PAIRS_A_CALL
+
     def points_of(self, run: Run) -> list[Point]:
         """Return every metric point of a run, of the metrics that its entity names."""
         return [

@@ -187,7 +187,7 @@ class CompareStudy(Study):
                     session.settings,
                     progress,
                 )
-                sides.features[source] = stage
+                sides.features[source] = replace(stage, is_grouped=True)
                 session.note(*preflight.notes)
         for stages in (sides.tuning, sides.features):
             for name, stage in stages.items():
