@@ -341,3 +341,13 @@ def test_unsent_numbers_are_counted(lab, local):
     time.sleep(0.01)
     sync(lab, local)
     assert tracked.plain(content(local))
+
+
+def test_the_run_that_shows_a_trial_is_found(tmp_path, local):
+    lab = Groups(tmp_path / "root", 2, alone=1)
+    lab.finish()
+    sync(lab, local)
+    runs, sender = by_key(local), Sender(local, "Fine-tuning")
+    assert sender.find_showing(lab.keys[3]).info.run_id == runs[lab.group(1)].info.run_id
+    assert sender.find_showing(lab.keys[4]).info.run_id == runs[lab.keys[4]].info.run_id
+    assert sender.find_showing("f" * 64) is None

@@ -335,6 +335,7 @@ class NearestMean(Classifier):
 
     kind: ClassVar[str] = "ncm"
 
+    pairs: ClassVar[bool] = True
     metric: str = setting("euclidean", choices=("euclidean", "cosine"))
 
     def make(self, seed: int = 0) -> Estimator:

@@ -180,6 +180,14 @@ class Sender:
         """Return the only run of a key, or None; duplicates are tagged and deleted."""
         return self.settle(self.search(f"tags.`tlx.key` = '{key}'"))
 
+    def find_showing(self, key: str) -> Run | None:
+        """Return the run that shows a trial: its own, else that of its group; None if neither."""
+        own = self.find(key)
+        if own is not None:
+            return own
+        groups = self.search("tags.`tlx.role` = 'group'")
+        return next((run for run in groups if key in run.data.tags.values()), None)
+
     def find_replacing(self, key: str) -> tuple[Run | None, list[Run]]:
         """Return the run of a key (or None), and those that it replaces.
 
