@@ -245,6 +245,43 @@ def ridge_left_out(x, targets, penalty, groups):
     return out
 
 
+def logistic(x, labels, strength, steps=200):
+    """Weights and intercept of the least Σ log-loss + ‖W‖² / (2C), by Newton's method on all of
+    them at once; of two classes one column, of more columns that sum to 0.
+    """
+    n, d = x.shape
+    classes = int(labels.max()) + 1
+    columns = 1 if classes == 2 else classes
+    wide = np.hstack([x, np.ones((n, 1))])
+    point = np.zeros((d + 1) * columns)
+    penalty = np.diag(np.tile([1.0 / strength] * d + [0.0], columns))
+
+    def parts(point):
+        values = wide @ point.reshape(columns, d + 1).T
+        full = np.hstack([np.zeros((n, 1)), values]) if classes == 2 else values
+        odds = np.exp(full - full.max(axis=1, keepdims=True))
+        shares = odds / odds.sum(axis=1, keepdims=True)
+        loss = -np.log(shares[range(n), labels]).sum() + point @ penalty @ point / 2
+        return loss, shares[:, -columns:]
+
+    for _ in range(steps):
+        loss, shares = parts(point)
+        truth = np.eye(classes)[labels][:, -columns:]
+        slope = ((shares - truth).T @ wide).ravel() + penalty @ point
+        curvature = penalty.copy()
+        for row, share in zip(wide, shares, strict=True):
+            block = np.diag(share) - np.outer(share, share)
+            curvature += np.kron(block, np.outer(row, row))
+        step = np.linalg.lstsq(curvature, slope, rcond=None)[0]
+        length = 1.0
+        while parts(point - length * step)[0] > loss and length > 1e-6:
+            length /= 2
+        point = point - length * step
+    solved = point.reshape(columns, d + 1)
+    intercept = solved[:, d] - (solved[:, d].mean() if columns > 1 else 0)
+    return solved[:, :d].T, intercept
+
+
 def neighbours_vote(train, labels, row, k):
     """The label most of the k nearest rows have; of labels with as many votes, the smallest."""
     order = sorted(range(len(train)), key=lambda i: (((train[i] - row) ** 2).sum(), i))[:k]

@@ -100,7 +100,7 @@ def free_bytes(path: Path) -> int:
 
 # ---------------------------------------------------------------- no link is followed
 
-_guarded: set[Path] = set()
+_guarded: set[str] = set()
 
 
 def guard(root: Path) -> Path:
@@ -110,15 +110,19 @@ def guard(root: Path) -> Path:
 
     The root itself may be a link, and so may what leads to it: the user chose it.
     """
-    root = Path(os.path.abspath(root))
-    _guarded.add(root)
-    return root
+    path = os.path.abspath(root)
+    _guarded.add(path)
+    return Path(path)
 
 
 def _guard_of(folder: Path) -> Path | None:
     """Return the innermost guarded folder that holds `folder` or is it; None outside of all."""
-    path = Path(os.path.abspath(folder))
-    return next((p for p in (path, *path.parents) if p in _guarded), None)
+    path, parent = os.path.abspath(folder), ""
+    while path != parent:
+        if path in _guarded:
+            return Path(path)
+        parent, path = path, os.path.dirname(path)
+    return None
 
 
 def open_folder(folder: Path) -> int:
@@ -192,10 +196,10 @@ def _linked(path: Path) -> UnsafeError:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """Yield a binary file that replaces `path` when the block ends well.
 
-    All or nothing, durably.
+    All or nothing, durably; without `sync` durable only after the caller has synced file and name.
 
     It is written under a temporary name of its own: one fixed name, or, if another writer (or what
     a crash left) holds that, a random one. A link at `path` is replaced, not followed.
@@ -210,13 +214,15 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 with os.fdopen(fd, "w+b") as file:
                     yield file
                     file.flush()
-                    os.fsync(file.fileno())
+                    if sync:
+                        os.fsync(file.fileno())
             except BaseException:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=folder)
                 raise
             os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-            os.fsync(folder)
+            if sync:
+                os.fsync(folder)
         finally:
             os.close(folder)
 
@@ -230,9 +236,9 @@ def _new_file(folder: int, name: str) -> tuple[str, int]:
     return name, os.open(name, flags, 0o666, dir_fd=folder)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` durably to `path`."""
-    with atomic_write(path) as file:
+def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write `data` durably to `path`; `sync` as for `atomic_write`."""
+    with atomic_write(path, sync=sync) as file:
         file.write(data)
 
 
@@ -241,9 +247,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write `value` durably to `path` as canonical JSON and a newline."""
-    write_bytes(path, canonical_json(value) + b"\n")
+def write_json(path: Path, value: object, *, sync: bool = True) -> None:
+    """Write `value` durably to `path` as canonical JSON and a newline; `sync` as above."""
+    write_bytes(path, canonical_json(value) + b"\n", sync=sync)
 
 
 def remove_temporary(folder: Path) -> None:

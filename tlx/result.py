@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .spec import Spec
@@ -41,8 +41,8 @@ class Result:
         return cls(key=spec.key, kind=spec.own_kind(), spec=spec.to_json(), **fields)
 
     def to_json(self) -> dict[str, object]:
-        """Return every field as plain JSON."""
-        return asdict(self)
+        """Return every field as plain JSON: the fields themselves, not copies of them."""
+        return {row.name: getattr(self, row.name) for row in fields(self)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Result:

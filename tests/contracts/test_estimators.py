@@ -20,12 +20,13 @@ ESTIMATORS = {
     "ncm": estimators.NearestMeanClassifier(),
     "ncm-cosine": estimators.NearestMeanClassifier("cosine"),
     "svc": estimators.KernelSvc(),
+    "logistic": estimators.NewtonLogistic(),
     "ridge-loo": estimators.LeaveOneOutRidge((0.1, 1.0)),
     "lda-shrunk": estimators.ShrunkLda(),
     "encoded": estimators.Encoded(LogisticRegression()),
 }
 EXPECTED: dict[str, dict[str, str]] = {}  # estimator → check → why it may fail: none does
-BASES = {"ScoredClassifier", "Decisive", "Neighbours"}
+BASES = {"ScoredClassifier", "Decisive", "Neighbours", "LinearDecision"}
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

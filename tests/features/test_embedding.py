@@ -259,3 +259,68 @@ def test_scale_shift_and_order_of_rows_do_not_matter(x, scale, shift, chance):
     deviation = z.astype(float).std(axis=0)
     assert (np.isclose(deviation, 1, atol=1e-5) | (deviation == 0)).all()
     assert ((deviation == 0) == (x == x[0]).all(axis=0)).all()
+
+
+# ---------------------------------------------------------------- cuts of float32 features
+
+
+def by_standardising(spec, x, moments):
+    """What `embed` says of rows, in float64."""
+    return spec.embed(x.astype(np.float64), [x.shape[1]], moments)
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        (6, 5),
+        elements=st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False),
+    ),
+    st.sampled_from([(-0.25, 0.15), (0.0, 0.0), (-1.0, 2.0), (-1e-3, 3.0)]),
+    st.sampled_from([np.float32, np.float16]),
+)
+@settings(deadline=None, max_examples=200)
+def test_cuts_of_float32_features_give_the_answer_of_float64(x, thresholds, dtype):
+    """Also for the numbers next to each cut, which are the ones that could go wrong."""
+    with np.errstate(over="ignore"):
+        x = x.astype(dtype)
+    x = np.where(np.isfinite(x), x, dtype(7.0))
+    spec = FNE(low=thresholds[0], high=thresholds[1])
+    fitted = spec.fit(x)
+    cuts = spec.cuts(fitted.moments)
+    want = by_standardising(spec, x, fitted.moments)
+    np.testing.assert_array_equal(fitted.transform(x), want)
+    if cuts is None:
+        return
+    for cut in cuts:
+        near = np.where(np.isfinite(cut), cut, np.float32(0))
+        for _ in range(3):
+            near = np.nextafter(near, np.float32(-np.inf))
+        for _ in range(7):
+            rows = near[None].copy()
+            if np.isfinite(rows).all():
+                np.testing.assert_array_equal(
+                    fitted.transform(rows), by_standardising(spec, rows, fitted.moments)
+                )
+            near = np.nextafter(near, np.float32(np.inf))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1e4, 1e7])
+@pytest.mark.parametrize("standardize", ["train", "per-set"])
+def test_cuts_are_found_and_used_for_common_features(offset, standardize, monkeypatch):
+    rng = np.random.default_rng(3)
+    x = (rng.standard_normal((40, 30)) + offset).astype(np.float32)
+    x[:, 4] = 2.5
+    spec = FNE(standardize=standardize)
+    fitted = spec.fit(x)
+    assert spec.cuts(fitted.moments) is not None
+    want = by_standardising(spec, x, fitted.moments)
+    monkeypatch.setattr(FNE, "embed", None)  # not needed
+    np.testing.assert_array_equal(fitted.transform(x), want)
+
+
+def test_cuts_refuse_what_is_not_finite_as_well():
+    x = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+    fitted = FNE().fit(x)
+    x[5, 2] = np.inf
+    with pytest.raises(BadDataError, match="the first in row 5"):
+        fitted.transform(x)

@@ -102,6 +102,49 @@ def test_asked_again_nothing_is_run_and_the_record_has_the_same_bytes(done, bars
     assert (again.study_folder / report.RECORD).read_bytes() == before
 
 
+@pytest.mark.slow
+def test_mlflow_shows_a_run_a_draw_and_a_run_a_trial_once_these_are_asked_for(
+    done, bars, tmp_path, monkeypatch
+):
+    from mlflow import MlflowClient
+
+    shutil.copytree(done[1].store, tmp_path / "runs")
+    database = tmp_path / "mlflow.db"
+    settings = done[1].replace(
+        store=str(tmp_path / "runs"), tracking=True, mlflow_path=str(database)
+    )
+    monkeypatch.setattr(
+        "tlx.studies.feature_extraction.trial.run", lambda *a: pytest.fail("trained again")
+    )
+
+    def runs():
+        client = MlflowClient(tracking_uri=f"sqlite:///{database}")
+        place = client.get_experiment_by_name("Feature extraction").experiment_id
+        return client.search_runs([place], max_results=1000)
+
+    compare(bars, settings, any_time=False)
+    roles = [run.data.tags["tlx.role"] for run in runs()]
+    assert sorted(roles) == ["group"] * 8 + ["study"]
+    (first,) = [run for run in runs() if run.info.run_name == "2-shot split 3"]
+    stored = Store(settings.store)
+    for name in ("knn", "ncm"):
+        result = stored.find(first.data.tags[f"tlx.trial.{name}"])
+        assert result.spec["classifier"] == name
+        accuracy = first.data.metrics[f"test_accuracy/{name}"]
+        assert accuracy == result.scores["test_accuracy"]
+    assert first.data.params["Samples per class"] == "2"
+    assert not {"Classifier", "cfg.classifier"} & set(first.data.params)
+    few = {name: value for name, value in comparisons.FEW.items() if name != "epochs"}
+    alone = STUDIES["feature-extraction"].with_settings(
+        {**few, "dataset": str(bars), "classifier": "knn ncm"}
+    )
+    run_study(alone, Session(settings))
+    roles = [run.data.tags["tlx.role"] for run in runs()]
+    assert sorted(roles) == ["study"] + ["trial"] * 16
+    compare(bars, settings, any_time=False)
+    assert sorted(run.data.tags["tlx.role"] for run in runs()) == ["study"] + ["trial"] * 16
+
+
 def test_finished_studies_are_compared_without_computing(done, monkeypatch):
     done_report, settings = done
     store = Store(done_report.folder)

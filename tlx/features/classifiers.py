@@ -219,7 +219,7 @@ class CosineKnn(Classifier):
 
 @dataclass(frozen=True, kw_only=True)
 class Logistic(Classifier):
-    """Multinomial logistic regression with an L2 penalty (L-BFGS).
+    """Multinomial logistic regression with an L2 penalty (Newton's method).
 
     The intercept is free.
     """
@@ -240,10 +240,9 @@ class Logistic(Classifier):
 
     def make(self, seed: int = 0) -> Estimator:
         """Build the estimator."""
-        from sklearn.linear_model import LogisticRegression
+        from . import estimators
 
-        estimator: Estimator = LogisticRegression(C=self.C, tol=self.tol, max_iter=self.max_iter)
-        return estimator
+        return estimators.NewtonLogistic(self.C, self.tol, self.max_iter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,6 +335,7 @@ class NearestMean(Classifier):
 
     kind: ClassVar[str] = "ncm"
 
+    pairs: ClassVar[bool] = True
     metric: str = setting("euclidean", choices=("euclidean", "cosine"))
 
     def make(self, seed: int = 0) -> Estimator:

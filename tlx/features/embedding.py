@@ -7,7 +7,7 @@ made. Statistics are float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from ..spec import Spec, setting
 
 Features = np.ndarray | Sequence[np.ndarray]
 BLOCK_BYTES = 32 << 20  # of one block of rows in float64
+CUT_BYTES = 8 << 20  # the same of rows that are cut in float32: half of it stays in the cache
 
 STANDARDIZE = setting(
     "train",
@@ -56,6 +57,7 @@ class FittedEmbedding:
     def __init__(self, spec: Embedding, widths: Sequence[int], moments: Moments | None):
         self.spec, self.widths, self.moments = spec, tuple(widths), moments
         self.dtype = np.dtype(spec.dtype)
+        self._own_cuts: list[tuple[np.ndarray, np.ndarray] | None] | None = None
 
     @property
     def constant(self) -> int:
@@ -77,8 +79,23 @@ class FittedEmbedding:
         moments = self.moments
         if moments is not None and getattr(self.spec, "standardize", "train") == "per-set":
             moments = _moments(layers, rows)
+        cuts = self._cuts(moments) if _is_float32(layers) else None
+        if cuts is not None:
+            for place, block in _blocks(layers, rows, np.float32):
+                yield place, (block > cuts[1]).view(np.int8) - (block < cuts[0]).view(np.int8)
+            return
         for place, block in _blocks(layers, rows):
             yield place, self.spec.embed(block, self.widths, moments).astype(self.dtype, copy=False)
+
+    def _cuts(self, moments: Moments | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the cuts of `FNE.cuts`, computed once for the training rows; None if none fit."""
+        if not isinstance(self.spec, FNE) or moments is None:
+            return None
+        if moments is not self.moments:
+            return self.spec.cuts(moments)
+        if self._own_cuts is None:
+            self._own_cuts = [self.spec.cuts(moments)]
+        return self._own_cuts[0]
 
     def transform(self, features: Features, rows: object = None) -> np.ndarray:
         """Return all embedded rows: (r, d) of `dtype`, a new array.
@@ -175,6 +192,53 @@ class FNE(Standard):
         z = super().embed(block, widths, moments)
         return (z > self.high).astype(np.int8) - (z < self.low).astype(np.int8)
 
+    def cuts(self, moments: Moments) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return what a float32 feature must be below for −1 and above for 1: (d,), (d,).
+
+        The answer is that of `embed` for every finite number: rounding never turns the order of two
+        values round, so there is a last number whose standardised value is not above `high`. It is
+        looked for near mean + high · std. None where it is not found there.
+        """
+        upper = _last_where(moments, self.high, lambda z: z <= self.high)
+        lower = _last_where(moments, self.low, lambda z: z < self.low)
+        if upper is None or lower is None:
+            return None
+        above = np.nextafter(lower, np.float32(np.inf))  # the first that is not below
+        varies = moments.std > 0
+        return (
+            np.where(varies, above, np.float32(-np.inf)),
+            np.where(varies, upper, np.float32(np.inf)),
+        )
+
+
+CUT_STEPS = 8  # neighbouring numbers of a threshold that are tried
+
+
+def _last_where(
+    moments: Moments, threshold: float, holds: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray | None:
+    """Return the largest float32 of each feature whose standardised value `holds`: (d,).
+
+    holds is true of small values and false of large ones. None if it is not near the threshold.
+    """
+    std = np.where(moments.std > 0, moments.std, 1.0)
+
+    def is_within(x: np.ndarray) -> np.ndarray:
+        return holds((x.astype(np.float64) - moments.mean) / std)
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        last: np.ndarray = (moments.mean + threshold * std).astype(np.float32)
+        for _ in range(CUT_STEPS):
+            following = np.nextafter(last, np.float32(np.inf))
+            too_low, too_high = is_within(following), ~is_within(last)
+            if not np.isfinite(last).all() or not np.isfinite(following).all():
+                return None
+            if not (too_low | too_high).any():
+                return last
+            before = np.nextafter(last, np.float32(-np.inf))
+            last = np.where(too_high, before, np.where(too_low, following, last))
+    return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class L2(Embedding):
@@ -234,14 +298,24 @@ def _length(layers: Sequence[np.ndarray], rows: Any) -> int:
     return len(layers[0]) if rows is None else len(np.arange(len(layers[0]))[rows])
 
 
-def _blocks(layers: Sequence[np.ndarray], rows: Any) -> Iterator[tuple[slice, np.ndarray]]:
-    """Iterate over (positions among the requested rows, (b, d) float64), layers side by side.
+def _is_float32(layers: Sequence[np.ndarray]) -> bool:
+    """Return whether float32 holds every feature exactly."""
+    return all(layer.dtype in (np.float32, np.float16) for layer in layers)
+
+
+def _blocks(
+    layers: Sequence[np.ndarray],
+    rows: Any,
+    dtype: type[np.floating[Any]] = np.float64,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Iterate over (positions among the requested rows, (b, d) of dtype), layers side by side.
 
     Each block is a new array.
     """
     index = np.arange(len(layers[0])) if rows is None else np.arange(len(layers[0]))[rows]
     width = sum(layer.shape[1] for layer in layers)
-    step = max(1, BLOCK_BYTES // (8 * max(1, width)))
+    block_bytes = BLOCK_BYTES if dtype is np.float64 else min(BLOCK_BYTES, CUT_BYTES)
+    step = max(1, block_bytes // (8 * max(1, width)))
     for start in range(0, len(index), step):
         selected = index[start : start + step]
         run = (
@@ -249,7 +323,7 @@ def _blocks(layers: Sequence[np.ndarray], rows: Any) -> Iterator[tuple[slice, np
             if selected[-1] - selected[0] == len(selected) - 1 and _rising(selected)
             else selected
         )
-        block = np.empty((len(selected), width))
+        block = np.empty((len(selected), width), dtype)
         at = 0
         for layer in layers:
             block[:, at : at + layer.shape[1]] = layer[run]

@@ -6,15 +6,19 @@ that a matrix of test × training rows never exists as a whole.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, Protocol, Self
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from . import logistic
 from .ridge import RidgePath, mean_row
 
 
@@ -140,7 +144,10 @@ class Neighbours(ScoredClassifier):
             else:
                 batch = self._ready(X[rows])
                 products, squares = batch @ self._rows.T, np.einsum("ij,ij->i", batch, batch)
-            votes[rows] = self._weights(products, squares[:, None]) @ one_hot
+            if self.k == 1:  # one neighbour has all the votes
+                votes[rows] = one_hot[self._closeness(products, squares[:, None]).argmax(axis=1)]
+            else:
+                votes[rows] = self._weights(products, squares[:, None]) @ one_hot
         result: np.ndarray = votes / votes.sum(axis=1, keepdims=True)
         return result
 
@@ -162,11 +169,15 @@ class Neighbours(ScoredClassifier):
         """Prepare rows for the matrix product."""
         raise NotImplementedError
 
-    def _weights(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        """Return each training row's weight, from products (b, n) and squares (b, 1).
+    def _closeness(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """Return what is largest for the nearest training row: (b, n).
 
-        They are those of the rows to be scored.
+        products (b, n) and squares (b, 1) are those of the rows to be scored.
         """
+        raise NotImplementedError
+
+    def _weights(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """Return each training row's weight, from products and squares as for `_closeness`."""
         raise NotImplementedError
 
 
@@ -186,8 +197,12 @@ class KnnClassifier(Neighbours):
             X - self._origin
         )  # the first training row: no digits go to what all share, and whole numbers stay whole
 
+    def _closeness(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        result: np.ndarray = products - 0.5 * self._squares
+        return result
+
     def _weights(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        chosen = nearest(products - 0.5 * self._squares, self.k)
+        chosen = nearest(self._closeness(products, squares), self.k)
         if self.weights == "uniform":
             return chosen
         total = squares + self._squares
@@ -221,9 +236,15 @@ class CosineKnnClassifier(Neighbours):
     def _moved_by(self) -> np.ndarray:
         return np.zeros(self._rows.shape[1])
 
-    def _weights(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    def _closeness(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
         lengths = np.sqrt(squares) * np.sqrt(self._squares)
-        cosine = np.divide(products, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        result: np.ndarray = np.divide(
+            products, lengths, out=np.zeros_like(lengths), where=lengths > 0
+        )
+        return result
+
+    def _weights(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        cosine = self._closeness(products, squares)
         weight = np.exp((cosine - cosine.max(axis=1, keepdims=True)) / self.temperature)
         return np.where(nearest(cosine, self.k), weight, 0.0)
 
@@ -233,25 +254,33 @@ def nearest(closeness: np.ndarray, k: int) -> np.ndarray:
 
     closeness (r, n) → (r, n) bool.
     """
-    last = np.partition(closeness, -k, axis=1)[:, -k, None]
-    nearer, equal = closeness > last, closeness == last
-    room = k - nearer.sum(axis=1, keepdims=True)
-    result: np.ndarray = nearer | (equal & (np.cumsum(equal, axis=1) <= room))
-    return result
+    chosen: np.ndarray = closeness >= np.partition(closeness, -k, axis=1)[:, -k, None]
+    crowded = np.flatnonzero(np.count_nonzero(chosen, axis=1) > k)  # equals at the last place
+    if len(crowded):
+        near = closeness[crowded]
+        last = np.where(chosen[crowded], near, np.inf).min(axis=1, keepdims=True)
+        nearer, equal = near > last, near == last
+        room = k - nearer.sum(axis=1, keepdims=True)
+        chosen[crowded] = nearer | (equal & (np.cumsum(equal, axis=1) <= room))
+    return chosen
 
 
 class NearestMeanClassifier(Decisive):
     """Class whose mean is nearest, by distance or ("cosine") by angle.
 
-    By angle all rows are scaled to unit length first.
+    By angle all rows are scaled to unit length first. `precomputed`: rows come as their products
+    with all training rows and, in the last column, with themselves, as for `Neighbours`; the
+    product with a mean is the mean of products.
     """
 
-    def __init__(self, metric: str = "euclidean"):
-        self.metric = metric
+    def __init__(self, metric: str = "euclidean", precomputed: bool = False):
+        self.metric, self.precomputed = metric, precomputed
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
         """Average the rows of every class."""
         X, y = _training(self, X, y)
+        if self.precomputed:
+            return self._fit_products(X, y)
         X = unit_rows(X) if self.metric == "cosine" else np.asarray(X, np.float64)
         self.classes_ = np.unique(y)
         means = np.array([X[y == label].mean(axis=0) for label in self.classes_])
@@ -265,12 +294,46 @@ class NearestMeanClassifier(Decisive):
         The latter without the part that all classes share.
         """
         X = _rows(self, X)
+        if self.precomputed:
+            return self._scores_of_products(X)
         out = np.empty((len(X), len(self.classes_)))
         half = 0.0 if self.metric == "cosine" else 0.5 * (self.means_**2).sum(axis=1)
         for rows in _blocks(len(X), X.shape[1]):
             batch = unit_rows(X[rows]) if self.metric == "cosine" else X[rows] - self.origin_
             out[rows] = batch @ self.means_.T - half
         return out
+
+    def _fit_products(self, X: np.ndarray, y: np.ndarray) -> Self:
+        """Store the share of each training row in each sum of a class, and what they are long."""
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        one_hot = np.eye(len(self.classes_))[labels]
+        self.counts_ = one_hot.sum(axis=0)
+        self.weights_ = one_hot * _reciprocal(np.sqrt(X[:, -1:])) if self._is_angle else one_hot
+        between = self.weights_.T @ (X[:, :-1] @ self.weights_)
+        means = between / np.outer(self.counts_, self.counts_)
+        self.squares_ = means.diagonal().copy()
+        self.half_ = 0.5 * (self.squares_ - means.mean())  # of the origin, the mean of the means
+        return self
+
+    def _scores_of_products(self, X: np.ndarray) -> np.ndarray:
+        means = (X[:, :-1] @ self.weights_) / self.counts_  # sums are exact of whole numbers
+        if self._is_angle:
+            lengths = np.sqrt(X[:, -1:]) * np.sqrt(self.squares_)
+            result: np.ndarray = means * _reciprocal(lengths)
+        else:
+            apart = means - self.half_
+            result = apart - means.mean(axis=1, keepdims=True)
+        return result
+
+    @property
+    def _is_angle(self) -> bool:
+        return self.metric == "cosine"
+
+
+def _reciprocal(values: np.ndarray) -> np.ndarray:
+    """Return 1 / values; 0 of 0."""
+    result: np.ndarray = np.divide(1.0, values, out=np.zeros_like(values), where=values > 0)
+    return result
 
 
 class KernelSvc(Decisive):
@@ -369,7 +432,29 @@ class KernelSvc(Decisive):
         return result
 
 
-class LeaveOneOutRidge(ClassifierMixin, BaseEstimator):
+class LinearDecision(ClassifierMixin, BaseEstimator):
+    """Linear classifier that is its coef_ and intercept_; of two classes one row of them."""
+
+    classes_: np.ndarray
+    coef_: np.ndarray
+    intercept_: np.ndarray
+
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
+        """Return (r, k) float64, (r,) for two classes: the larger the likelier."""
+        scores = _rows(self, X) @ self.coef_.T + self.intercept_
+        result: np.ndarray = scores[:, 0] if len(self.classes_) == 2 else scores
+        return result
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the class of largest value, as it was spelled in training."""
+        scores = self.decision_function(X)
+        result: np.ndarray = self.classes_[
+            (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        ]
+        return result
+
+
+class LeaveOneOutRidge(LinearDecision):
     """Ridge regression to ±1 at the λ of `alphas` with the least leave-one-out error."""
 
     def __init__(self, alphas: tuple[float, ...] = (1.0,)):
@@ -385,18 +470,43 @@ class LeaveOneOutRidge(ClassifierMixin, BaseEstimator):
         self.classes_ = path.classes
         return self
 
-    def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """Return (r, k) float64, (r,) for two classes: towards +1 the likelier."""
-        scores = _rows(self, X) @ self.coef_.T + self.intercept_
-        result: np.ndarray = scores[:, 0] if len(self.classes_) == 2 else scores
-        return result
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the class of largest value, as it was spelled in training."""
+class NewtonLogistic(LinearDecision):
+    """Multinomial logistic regression by Newton's method: the loss of LogisticRegression.
+
+    C, tol and max_iter as there; the minimum is the same, and is come to in fewer evaluations.
+    """
+
+    def __init__(self, C: float = 1.0, tol: float = 1e-8, max_iter: int = 1000):
+        self.C, self.tol, self.max_iter = C, tol, max_iter
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
+        """Minimise the loss; warns with ConvergenceWarning where the steps ran out."""
+        X, y = _training(self, X, y, least=2)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"samples of at least 2 classes are needed; here is 1 class: {self.classes_[0]}"
+            )
+        solution = logistic.minimise(
+            np.asarray(X, np.float64), labels, self.C, self.tol, self.max_iter
+        )
+        self.coef_, self.intercept_ = solution.weights.T.copy(), solution.intercept
+        self.n_iter_ = np.array([solution.steps])
+        if not solution.converged:
+            warnings.warn(
+                f"logistic regression stopped after {solution.steps} steps at a slope of "
+                f"{solution.slope:.2g}, above tol={self.tol:g}",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return (r, k) float64, the probability of each class."""
         scores = self.decision_function(X)
-        result: np.ndarray = self.classes_[
-            (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
-        ]
+        full = np.stack([np.zeros_like(scores), scores], axis=1) if scores.ndim == 1 else scores
+        result: np.ndarray = softmax(full, axis=1)
         return result
 
 

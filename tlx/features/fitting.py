@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from sklearn import config_context
 
 from ..errors import BadDataError, TlxError, raise_all
 from .classifiers import Classifier, format_classifier
 
 BLOCK_BYTES = 64 << 20  # of one block of rows
+SCORED_BYTES = 16 << 20  # of one block that is scored, that it stays in the cache
 
 
 @dataclass
@@ -56,7 +58,7 @@ class FittedClassifier:
         """
         X = getattr(rows, self.reads) if not isinstance(rows, np.ndarray) else rows
         check_rows(X, self.model.n_features_in_)
-        step = max(1, BLOCK_BYTES // (8 * max(1, X.shape[1])))
+        step = max(1, SCORED_BYTES // (8 * max(1, X.shape[1])))
         blocks = [
             self._scores(np.asarray(X[i : i + step], self.dtype, order="C"))
             for i in range(0, len(X), step)
@@ -74,7 +76,8 @@ class FittedClassifier:
             for name in ("scores", "decision_function", "predict_proba")
             if hasattr(self.model, name)
         )
-        scores = np.asarray(ask(X), np.float64)
+        with config_context(assume_finite=True):  # as `check_rows` has found
+            scores = np.asarray(ask(X), np.float64)
         return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
 

@@ -11,6 +11,8 @@ from ..errors import ResourceError
 from .fitting import check_rows
 
 BLOCK_BYTES = 64 << 20  # of one block of columns in float64
+ROW_BYTES = 4 << 20  # of one block of rows, that it stays in the cache
+WHOLE_BYTES = 512 << 20  # of all columns of the fewer rows in float32
 EXACT = 1 << 24  # whole numbers up to here are exact in float32
 
 
@@ -27,14 +29,47 @@ def inner(
     →          (r, s) float64
     """
     out = np.zeros((len(X), len(X if other is None else other)))
-    whole = origin is None and X.dtype == np.int8 and (other is None or other.dtype == np.int8)
+    if origin is None and _is_whole(X, X if other is None else other):
+        _multiply_whole(X, other, out)
+        return out
     for columns in _column_blocks(len(X) + (0 if other is None else len(other)), X.shape[1]):
         left = np.array(X[:, columns], np.float64)
         if origin is not None:
             left -= origin[columns]
         right = left if other is None else np.array(other[:, columns], np.float64)
-        out += _multiply(left, right, whole=whole)
+        out += left @ right.T  # of one array with itself: half the work, and symmetric
     return out
+
+
+def _is_whole(X: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether products of all columns are exact in float32, and fit there."""
+    if X.dtype != np.int8 or other.dtype != np.int8:
+        return False
+    largest = _largest(X)
+    reach = X.shape[1] * largest * (largest if other is X else _largest(other))
+    return bool(reach < EXACT and 4 * other.size <= WHOLE_BYTES)
+
+
+def _largest(X: np.ndarray) -> int:
+    """Return the largest magnitude among int8 numbers; 0 of none."""
+    return max(int(X.max(initial=0)), -int(X.min(initial=0)))
+
+
+def _multiply_whole(X: np.ndarray, other: np.ndarray | None, out: np.ndarray) -> None:
+    """Write the products of whole numbers to out (r, s), by float32 in blocks of rows."""
+    if other is None:
+        whole = X.astype(np.float32)
+        out[:] = whole @ whole.T
+        return
+    right = other.astype(np.float32).T
+    for rows in row_blocks(len(X), 4 * X.shape[1]):
+        out[rows] = X[rows].astype(np.float32) @ right
+
+
+def row_blocks(rows: int, row_bytes: int) -> Sequence[slice]:
+    """Return blocks of rows that stay in the cache."""
+    step = max(64, ROW_BYTES // max(1, row_bytes))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def combine(coef: np.ndarray, X: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -48,14 +83,6 @@ def combine(coef: np.ndarray, X: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _column_blocks(rows: int, width: int) -> Sequence[slice]:
     step = max(1, BLOCK_BYTES // (8 * max(1, rows)))
     return [slice(start, min(start + step, width)) for start in range(0, width, step)]
-
-
-def _multiply(left: np.ndarray, right: np.ndarray, whole: bool) -> np.ndarray:
-    if whole and left.shape[1] * np.abs(left).max(initial=0) * np.abs(right).max(initial=0) < EXACT:
-        left32 = left.astype(np.float32)
-        return left32 @ (left32.T if right is left else right.astype(np.float32).T)
-    result: np.ndarray = left @ right.T  # of one array with itself: half the work, and symmetric
-    return result
 
 
 class Products:
@@ -92,15 +119,23 @@ class Products:
                 expected=f"at most {budget_bytes:,}",
                 remedy="fit split by split",
             )
-        everything = len(self.columns) == len(features)
-        self._values = inner(features, None if everything else features[self.columns])
-        self._squares = np.empty(len(features))
+        count, is_whole = len(self.columns), _is_whole(features, features)
+        # float32 where that is exact; the last column has the squares: `pairs` are a part of it
+        self._values = np.empty((len(features), count + 1), np.float32 if is_whole else np.float64)
+        everything = count == len(features)
+        trained = features if everything else features[self.columns]
+        if is_whole:
+            _multiply_whole(features, trained, self._values[:, :-1])
+        else:
+            self._values[:, :-1] = inner(features, None if everything else trained)
         self._sums = np.empty(len(features))
         step = max(1, BLOCK_BYTES // (8 * features.shape[1]))
-        for start in range(0, len(features), step):
-            block = features[start : start + step].astype(np.float64)
-            self._squares[start : start + step] = np.einsum("ij,ij->i", block, block)
-            self._sums[start : start + step] = block.sum(axis=1)
+        blocks = [slice(start, start + step) for start in range(0, len(features), step)]
+        for rows in row_blocks(len(features), 4 * features.shape[1]) if is_whole else blocks:
+            block: np.ndarray = features[rows].astype(np.float32 if is_whole else np.float64)
+            self._values[rows, -1] = np.einsum("ij,ij->i", block, block)
+            self._sums[rows] = block.sum(axis=1)
+        self._values.flags.writeable = False
 
     def between(self, rows: np.ndarray, trained: np.ndarray) -> np.ndarray:
         """Return (t, n) inner products of rows (t,) with training rows (n,).
@@ -110,12 +145,32 @@ class Products:
         place = np.searchsorted(self.columns, trained)
         if (place == len(self.columns)).any() or (self.columns[place] != trained).any():
             raise ValueError("a training row is not among the columns")
+        result: np.ndarray = np.asarray(self._of(rows, place), np.float64)
+        return result
+
+    def pairs(self, rows: np.ndarray, trained: np.ndarray) -> np.ndarray:
+        """Return (t, n + 1) products of rows with training rows, then with themselves.
+
+        float64, or float32 where they are exact in it.
+        """
+        place = np.searchsorted(self.columns, trained)
+        if _is_run(place) and len(place) == len(self.columns):
+            return self._of(rows, np.append(place, len(place)))
+        squares = self.squares(rows)[:, None]
+        return np.concatenate([self.between(rows, trained), squares], axis=1)
+
+    def _of(self, rows: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Return these rows and columns; read-only, and no copy, where both are runs."""
+        if _is_run(rows) and _is_run(place):
+            first, column = int(rows[0]), int(place[0])
+            view: np.ndarray = self._values[first : first + len(rows), column : column + len(place)]
+            return view
         result: np.ndarray = self._values[np.ix_(rows, place)]
         return result
 
     def squares(self, rows: np.ndarray) -> np.ndarray:
         """Return (t,) inner products of rows with themselves."""
-        result: np.ndarray = self._squares[rows]
+        result: np.ndarray = self._values[rows, -1].astype(np.float64)
         return result
 
     def gamma(self, rows: np.ndarray) -> float:
@@ -125,8 +180,20 @@ class Products:
         """
         size = len(rows) * self.features.shape[1]
         mean = self._sums[rows].sum() / size
-        variance = self._squares[rows].sum() / size - mean * mean
+        variance = self.squares(rows).sum() / size - mean * mean
         return 1.0 if variance <= 0 else 1 / (self.features.shape[1] * variance)
+
+
+def _is_run(index: np.ndarray) -> bool:
+    """Return whether an index is one whole number after the other."""
+    index = np.asarray(index)
+    return (
+        index.ndim == 1
+        and index.dtype.kind in "iu"
+        and len(index) > 0
+        and int(index[-1]) - int(index[0]) == len(index) - 1
+        and bool((np.diff(index) == 1).all())
+    )
 
 
 @dataclass(frozen=True)

@@ -305,7 +305,7 @@ class EvaluationRows:
     @functools.cached_property
     def pairs(self) -> np.ndarray:
         """Return (t, n + 1), inner products with all training rows, then with themselves."""
-        return np.concatenate([self.all_products, self.known.squares(self.rows)[:, None]], axis=1)
+        return self.known.pairs(self.rows, self.training.rows)
 
     @functools.cached_property
     def products(self) -> np.ndarray:

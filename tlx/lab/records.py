@@ -32,7 +32,13 @@ class MetricLabel(TypedDict):
 
 
 class StoredTrial(TypedDict, total=False):
-    """Line of a trial in study.json."""
+    """Line of a trial in study.json.
+
+    group        key of the run in MLflow that shows this trial beside others; "" or absent: a run
+                 of its own
+    group_title  name of that run
+    label        name of the trial in it
+    """
 
     key: Required[str]
     title: str
@@ -42,6 +48,9 @@ class StoredTrial(TypedDict, total=False):
     spec: Mapping[str, Any]
     tags: Mapping[str, object]
     inputs: Sequence[DataInput]
+    group: str
+    group_title: str
+    label: str
 
 
 class StoredStudy(TypedDict, total=False):

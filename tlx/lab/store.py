@@ -361,9 +361,8 @@ class Draft:
             raise ValueError(f"the result of {result.key} cannot be committed as {self.key}")
         self.journal.close()  # opened first if need be: a trial without a step has a journal too
         self._journal = None
-        files.write_json(
-            self.folder / RESULT, {"format": FORMAT, "tlx": __version__, "result": result.to_json()}
-        )
+        record = {"format": FORMAT, "tlx": __version__, "result": result.to_json()}
+        files.write_json(self.folder / RESULT, record, sync=False)  # with all others, below
         with files.storage_errors(self.folder):
             sealed.sync_below(self.folder)
         files.seal(self.folder)

@@ -47,11 +47,14 @@ class Trial:
 
     Trials of one group share their inputs, and run one after the other in one process, so that what
     they have in common is computed once.
+
+    label   name among the trials of its group
     """
 
     spec: Any
     inputs: Any
     group: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ class Stage:
     format_summary        report → the last words
     further     stages that follow it, for a plan
     leaves_out_failures   whether the study goes on without the trials that failed, and says so
+    is_grouped            whether MLflow shows one run a group of trials, not one a trial
     """
 
     key: str
@@ -158,6 +162,7 @@ class Stage:
     format_summary: Callable[[StudyReport], str] | None = None
     further: tuple[ExpectedStage, ...] = ()
     leaves_out_failures: bool = False
+    is_grouped: bool = False
 
     @property
     def groups(self) -> tuple[Group, ...]:

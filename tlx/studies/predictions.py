@@ -21,14 +21,17 @@ FEW_CLASSES = 1 << 16  # that uint16 numbers
 
 
 def write(folder: Path, predicted: np.ndarray, truth: np.ndarray) -> None:
-    """Write the predicted and the true classes (n,) of the test images, in their order."""
+    """Write the predicted and the true classes (n,) of the test images, in their order.
+
+    They are durable with the trial, when its folder is sealed.
+    """
     import numpy as np
 
     for name, classes in zip(FILES, (predicted, truth), strict=True):
         dtype = np.uint16 if classes.max(initial=0) < FEW_CLASSES else np.uint32
         buffer = io.BytesIO()
         np.save(buffer, classes.astype(dtype), allow_pickle=False)
-        files.write_bytes(folder / name, buffer.getvalue())
+        files.write_bytes(folder / name, buffer.getvalue(), sync=False)
 
 
 def read(store: Store, result: Result) -> np.ndarray | None:

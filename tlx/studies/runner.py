@@ -6,11 +6,12 @@ import contextlib
 import functools
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from .. import files
 from ..errors import Stopped, TlxError, late_refusal
 from ..lab import cost, environment, resources, signals
 from ..lab.engines import ENGINES
@@ -36,6 +37,14 @@ PRELOAD = (
 
 
 Outcomes = dict[str, Result | TlxError]  # key of a trial → its outcome
+
+
+class GroupPlace(TypedDict):
+    """Place of a trial in the run of its group: fields of `StoredTrial`."""
+
+    group: str
+    group_title: str
+    label: str
 
 
 def run_stage(
@@ -196,9 +205,14 @@ def run_name(stage: Stage) -> str:
 
 
 def record(store: Store, stage: Stage) -> None:
-    """Write the record of the study with its trials, those of earlier commands included."""
+    """Write the record of the study with its trials, those of earlier commands included.
+
+    Of a grouped stage, a trial that is on record with a run of its own keeps that.
+    """
     before = store.read_study(stage.key) or {}
     rows = {row["key"]: row for row in before.get("trials", [])}
+    alone = {key for key, row in rows.items() if not row.get("group")}
+    grouped = _grouped(stage, alone) if stage.is_grouped else {}
     rows |= {
         t.spec.key: {
             "key": t.spec.key,
@@ -207,6 +221,7 @@ def record(store: Store, stage: Stage) -> None:
             "split": t.spec.split,
             "params": t.spec.mlflow_params() | dict(stage.params),
             "spec": t.spec.to_json(),
+            **grouped.get(t.spec.key, {}),
         }
         for t in stage.trials
     }
@@ -227,6 +242,20 @@ def record(store: Store, stage: Stage) -> None:
             "environment": environment.gather(),
         },
     )
+
+
+def _grouped(stage: Stage, alone: Collection[str]) -> dict[str, GroupPlace]:
+    """Return key of a trial → its place in the run of its group, without those `alone`."""
+    return {
+        trial.spec.key: {
+            "group": files.digest(["group", group.key]),
+            "group_title": group.title,
+            "label": trial.label,
+        }
+        for group in stage.groups
+        for trial in group.trials
+        if trial.spec.key not in alone
+    }
 
 
 # ---------------------------------------------------------------- in the process of a trial

@@ -180,6 +180,14 @@ class Sender:
         """Return the only run of a key, or None; duplicates are tagged and deleted."""
         return self.settle(self.search(f"tags.`tlx.key` = '{key}'"))
 
+    def find_showing(self, key: str) -> Run | None:
+        """Return the run that shows a trial: its own, else that of its group; None if neither."""
+        own = self.find(key)
+        if own is not None:
+            return own
+        groups = self.search("tags.`tlx.role` = 'group'")
+        return next((run for run in groups if key in run.data.tags.values()), None)
+
     def find_replacing(self, key: str) -> tuple[Run | None, list[Run]]:
         """Return the run of a key (or None), and those that it replaces.
 
@@ -274,6 +282,13 @@ class Sender:
                 pairs[PAIRS_A_CALL:],
                 marks[PAIRS_A_CALL:],
             )
+
+    @staticmethod
+    def is_one_call(
+        points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> bool:
+        """Return whether `batch` sends these in one call."""
+        return len(points) <= METRICS_A_CALL and max(len(params), len(tags)) <= PAIRS_A_CALL
 
     def points_of(self, run: Run) -> list[Point]:
         """Return every metric point of a run, of the metrics that its entity names."""

@@ -22,6 +22,7 @@ from ..store import Store
 from . import records as tracking_records
 from .client import LOST, Abandoned, Sender, refused
 from .cursors import Cursor, Cursors
+from .grouped import GroupRuns, groups_of
 from .records import MirroredTrial, StudyRecord
 
 if TYPE_CHECKING:
@@ -56,17 +57,18 @@ class StudyMirror:
         self.problems: dict[str, str] = {}  # key → why the store did not take it
         self.faults: dict[str, TlxError] = {}  # key → fault of its folder: damaged, or not ours
         self.sent = 0
-        self._cursors = Cursors(store.root / "tracking" / sender.target.name)
-        self._known: dict[str, Run] = {}  # runs found or made in this session
+        self.cursors = Cursors(store.root / "tracking" / sender.target.name)
+        self.known: dict[str, Run] = {}  # runs found or made in this session
         self._params: dict[str, set[str]] = {}  # names a run has: the store refuses a second value
-        self._children: dict[str, list[Run]] = {}
+        self.children: dict[str, list[Run]] = {}  # key → runs below the parent
+        self._groups = GroupRuns(self)
         self._refusals: dict[str, int] = {}
         self._uploaded: set[tuple[str, str]] = set()
         self._last_ms = 0  # the last time in any journal
-        cursor = self._cursors.of(study.key)
+        cursor = self.cursors.of(study.key)
         if sender.experiment and sender.experiment != cursor.experiment:
             cursor.experiment = sender.experiment
-            self._cursors.save(study.key)
+            self.cursors.save(study.key)
         sender.experiment = cursor.experiment
         self._last_ending = cursor.ended
 
@@ -81,11 +83,17 @@ class StudyMirror:
         if not self.open():
             return
         for row in self.study.rows:
-            if not self._settled(row["key"]):
-                with self._recording_refusals(row["key"]):
+            if not row.get("group") and not self._settled(row["key"]):
+                with self.recording_refusals(row["key"]):
                     self._send(row, ending)
+        groups = groups_of(self.study.rows)
+        for group in groups:
+            with self.recording_refusals(group.key):
+                self._groups.send(group, ending)
         if ending:
-            with self._recording_refusals(self.study.key):
+            with self.recording_refusals(self.study.key):
+                self._groups.retire_others(groups)
+            with self.recording_refusals(self.study.key):
                 self._close_parent(ending)
 
     def ending(self) -> str:
@@ -94,7 +102,7 @@ class StudyMirror:
         As in summary.json; with an incomplete trial it was interrupted.
         """
         summary = None
-        with self._recording_refusals(self.study.key):
+        with self.recording_refusals(self.study.key):
             summary = self.study.summary(self.store)
         if summary is None or any(
             tracking_records.is_part(self.store, row["key"]) for row in self.study.rows
@@ -106,10 +114,10 @@ class StudyMirror:
         """Return a value that changes whenever a sweep made progress, so a retry is worth it."""
         return (
             self.sent,
-            len(self._known),
+            len(self.known),
             len(self._uploaded),
             self.parent is not None,
-            self._cursors.ended(),
+            self.cursors.ended(),
         )
 
     def unsent(self) -> int:
@@ -117,9 +125,12 @@ class StudyMirror:
 
         Journal records, ends of trials and the end of the study.
         """
-        count = 0 if self._cursors.of(self.study.key).ended else 1
+        count = 0 if self.cursors.of(self.study.key).ended else 1
+        count += sum(self._groups.unsent(group) for group in groups_of(self.study.rows))
         for row in self.study.rows:
-            cursor = self._cursors.of(row["key"])
+            if row.get("group"):
+                continue
+            cursor = self.cursors.of(row["key"])
             with contextlib.suppress(TlxError, OSError):  # the next reader reports a damaged folder
                 trial = None if self._settled(row["key"]) else self.study.trial(self.store, row)
                 if trial is not None:
@@ -129,8 +140,8 @@ class StudyMirror:
 
     def open(self) -> bool:
         """Find or create the parent run; return False if the store refuses it."""
-        if self.parent is None and self._refusals.get(self.study.key, 0) < MAX_REFUSALS:
-            with self._recording_refusals(self.study.key):
+        if self.parent is None and not self.is_refused(self.study.key):
+            with self.recording_refusals(self.study.key):
                 self._open_parent()
         return self.parent is not None
 
@@ -154,13 +165,13 @@ class StudyMirror:
         }
         with self.sender.creation():
             existing, replaced = self.sender.find_replacing(study.key)
-            run = existing or self._create(
+            run = existing or self.create(
                 study.key, study.run_name, study.started_ms, tracking_records.tags(marks)
             )
         self.sender.reopen(run)
-        cursor = self._cursors.of(study.key)
+        cursor = self.cursors.of(study.key)
         if cursor.run_id != run.info.run_id:
-            cursor = self._cursors.put(
+            cursor = self.cursors.put(
                 study.key, Cursor(run.info.run_id, experiment=cursor.experiment)
             )
         cursor.ended = ""
@@ -171,8 +182,8 @@ class StudyMirror:
             run.info.run_id, params=_missing(params, run), tags=tracking_records.tags(marks)
         )
         self.sender.inputs(run.info.run_id, study.record.get("inputs", []))
-        self._children = self.sender.children(run.info.run_id) if existing else {}
-        self._cursors.save(study.key)
+        self.children = self.sender.children(run.info.run_id) if existing else {}
+        self.cursors.save(study.key)
         for old in replaced:
             self._take_over(
                 old,
@@ -203,8 +214,8 @@ class StudyMirror:
         self.sender.batch(run.info.run_id, tags=tags)
         self._send_artifacts(run, listed, study.record.get("spec"))
         self.sender.end(run.info.run_id, status, end_ms)
-        self._cursors.of(study.key).ended = status
-        self._cursors.save(study.key)
+        self.cursors.of(study.key).ended = status
+        self.cursors.save(study.key)
 
     def _mark_own(self, names: Iterable[str]) -> Run:
         """Mark these metrics and artifacts as ours on the parent run, before they are sent.
@@ -222,7 +233,7 @@ class StudyMirror:
         A metric can be added to a run and not taken back. So where the study has grown, lost trials
         or was summarised again, a new parent takes its place and its children.
         """
-        if self._cursors.of(self.study.key).summary == _summary_digest(points):
+        if self.cursors.of(self.study.key).summary == _summary_digest(points):
             return False
         wanted = {(name, step): value for name, value, _, step in points}
         present = self._own_values(run, {name for name, _ in wanted})
@@ -230,7 +241,7 @@ class StudyMirror:
 
     def _send_summary(self, run: Run, points: Sequence[tracking_records.Point]) -> None:
         """Send the summary's metrics that the parent lacks: one value for each (name, step)."""
-        cursor, digest = self._cursors.of(self.study.key), _summary_digest(points)
+        cursor, digest = self.cursors.of(self.study.key), _summary_digest(points)
         if cursor.summary == digest:
             return
         present = self._own_values(run, {name for name, *_ in points})
@@ -238,7 +249,7 @@ class StudyMirror:
             run.info.run_id, [point for point in points if (point[0], point[3]) not in present]
         )
         cursor.summary = digest
-        self._cursors.save(self.study.key)
+        self.cursors.save(self.study.key)
 
     def _own_values(self, run: Run, wanted: set[str]) -> dict[tuple[str, int], set[float]]:
         """Return the values of our metrics in the parent run, (name, step) → values.
@@ -291,27 +302,27 @@ class StudyMirror:
         for key, runs in self.sender.children(from_id).items():
             for run in runs:
                 self.sender.batch(run.info.run_id, tags={"mlflow.parentRunId": to_id})
-            self._children.setdefault(key, []).extend(runs)
-            if self._cursors.of(key).run_id:
-                self._cursors.of(key).parent = to_id
-                self._cursors.save(key)
+            self.children.setdefault(key, []).extend(runs)
+            if self.cursors.of(key).run_id:
+                self.cursors.of(key).parent = to_id
+                self.cursors.save(key)
         self.sender.retire(from_id, "the study was summarised again; another run has the new means")
 
     # ------------------------------------------------------------ a trial
 
     def _settled(self, key: str) -> bool:
         """Return whether nothing can be left to send: known in this session, with its end sent."""
-        return key in self._known and self._cursors.of(key).ended in WHOLE
+        return key in self.known and self.cursors.of(key).ended in WHOLE
 
     def _send(self, row: StoredTrial, ending: str | None) -> None:
         trial = self.study.trial(self.store, row)
-        if trial is None or self._refusals.get(trial.key, 0) >= MAX_REFUSALS:
+        if trial is None or self.is_refused(trial.key):
             return
         opened = None
-        if trial.key not in self._known:
+        if trial.key not in self.known:
             opened = self._open(trial, ending)
-        cursor = self._cursors.of(trial.key)
-        self._last_ms = max(self._last_ms, trial.ended_ms)
+        cursor = self.cursors.of(trial.key)
+        self.seen_at(trial.ended_ms)
         if cursor.ended in WHOLE:
             return
         has_news = self._send_new(trial, opened)
@@ -320,7 +331,7 @@ class StudyMirror:
         elif ending and not cursor.ended:
             self._end_incomplete(trial)
         elif opened is not None or has_news:
-            self._cursors.save(trial.key)
+            self.cursors.save(trial.key)
 
     def _send_new(self, trial: MirroredTrial, opened: Opened | None) -> bool:
         """Send what the run lacks, in one call; return whether there were new records.
@@ -328,7 +339,7 @@ class StudyMirror:
         Of a run just opened its settings, new records, and the scores. The caller saves the
         cursor: until then, a killed mirror sends these records again, to the same end.
         """
-        cursor, result = self._cursors.of(trial.key), trial.result
+        cursor, result = self.cursors.of(trial.key), trial.result
         fresh = len(trial.records) - cursor.records
         points = trial.points(after=cursor.records) if fresh else []
         params = dict(opened.params) if opened else {}
@@ -350,7 +361,7 @@ class StudyMirror:
             self.sender.batch(cursor.run_id, points, params, tags)
         if opened is not None:
             self._params[trial.key] = {*opened.run.data.params, *params}
-            self._known[trial.key] = opened.run
+            self.known[trial.key] = opened.run
         cursor.records += fresh
         self.sent += fresh
         return fresh > 0
@@ -365,8 +376,8 @@ class StudyMirror:
 
     def _find_or_create(self, trial: MirroredTrial, ending: str | None) -> Opened | None:
         parent_id, key = self.parent_id, trial.key
-        run = self.sender.settle(self._children.get(key, [])) or self.sender.find(key)
-        cursor = self._cursors.of(key)
+        run = self.sender.settle(self.children.get(key, [])) or self.sender.find(key)
+        cursor = self.cursors.of(key)
         if run is not None and run.info.start_time != trial.started_ms:
             # made of a folder of this trial that is no more
             if run.data.tags.get("tlx.status") == "finished":
@@ -379,18 +390,18 @@ class StudyMirror:
             and (cursor.run_id, cursor.parent) == (run.info.run_id, parent_id)
             and (cursor.ended == FINISHED or (ending and _is_closed_unchanged(cursor, trial)))
         ):
-            self._known[key] = run
+            self.known[key] = run
             return None
         marks = self._marks(trial, "running")
         is_new = run is None
-        run = run or self._create(
+        run = run or self.create(
             key, str(trial.row.get("title") or key[:12]), trial.started_ms, marks
         )
         if cursor.run_id != run.info.run_id or cursor.records > len(trial.records):
             cursor = Cursor(run.info.run_id)
-        self._cursors.put(key, dataclasses.replace(cursor, parent=parent_id, ended=""))
+        self.cursors.put(key, dataclasses.replace(cursor, parent=parent_id, ended=""))
         if not is_new:  # before anything changes in a run that a cursor may call closed
-            self._cursors.save(key)
+            self.cursors.save(key)
         if trial.result is None:
             self.sender.reopen(run)
         spec = trial.row.get("spec") or (trial.result.spec if trial.result else None)
@@ -405,22 +416,22 @@ class StudyMirror:
         By its identity it is the same result, so it is shown unchanged.
         """
         self.sender.batch(run.info.run_id, tags={"mlflow.parentRunId": self.parent_id})
-        self._cursors.put(
+        self.cursors.put(
             trial.key,
             Cursor(run.info.run_id, len(trial.records), self.parent_id, "adopted"),
         )
-        self._known[trial.key] = run
-        self._cursors.save(trial.key)
+        self.known[trial.key] = run
+        self.cursors.save(trial.key)
 
     def _end(self, trial: MirroredTrial) -> None:
         """Send a complete trial's files in addition to its numbers, and close its run."""
-        result, cursor = trial.result, self._cursors.of(trial.key)
+        result, cursor = trial.result, self.cursors.of(trial.key)
         assert result is not None
         self.sender.inputs(
             cursor.run_id, [*self.study.record.get("inputs", []), *trial.row.get("inputs", [])]
         )
         files_of_trial = self.store.trial_files(trial.key)
-        self._send_artifacts(self._known[trial.key], files_of_trial, result.spec)
+        self._send_artifacts(self.known[trial.key], files_of_trial, result.spec)
         if result.status in (DIVERGED, "failed"):
             status = FAILED
         else:
@@ -428,19 +439,19 @@ class StudyMirror:
         self.sender.end(cursor.run_id, status, trial.ended_ms)
         cursor.ended = FINISHED
         self.sent += 1
-        self._cursors.save(trial.key)
+        self.cursors.save(trial.key)
 
     def _end_incomplete(self, trial: MirroredTrial) -> None:
         """Close the run of an incomplete trial at the end of the study.
 
         It is opened again when the trial is resumed.
         """
-        reason, cursor = self.failed.get(trial.key), self._cursors.of(trial.key)
+        reason, cursor = self.failed.get(trial.key), self.cursors.of(trial.key)
         mark = INTERRUPTED if reason is None else {"tlx.status": "failed", "tlx.error": reason}
         self.sender.batch(cursor.run_id, tags=tracking_records.tags(mark))
         self.sender.end(cursor.run_id, KILLED if reason is None else FAILED, trial.ended_ms)
         cursor.ended = KILLED
-        self._cursors.save(trial.key)
+        self.cursors.save(trial.key)
 
     def _send_artifacts(self, run: Run, listed: Mapping[str, Path], spec: object) -> None:
         """Send the listed files of a folder and its spec.
@@ -476,22 +487,31 @@ class StudyMirror:
             place,
         )
 
-    def _create(self, key: str, run_name: str, start_ms: int, marks: Mapping[str, str]) -> Run:
+    def create(self, key: str, run_name: str, start_ms: int, marks: Mapping[str, str]) -> Run:
+        """Create a run that was not found. Raises ConnectionError where the store has none then."""
         run = self.sender.create(key, run_name, start_ms, marks)
         if run is None:
             raise ConnectionError("the store does not show the run it was just given")
         return run
 
+    def seen_at(self, ms: int) -> None:
+        """Note a time of a trial: the study ends with the last."""
+        self._last_ms = max(self._last_ms, ms)
+
     # ------------------------------------------------------------ refusals
+
+    def is_refused(self, key: str) -> bool:
+        """Return whether the store refused this run often enough to leave it for the next time."""
+        return self._refusals.get(key, 0) >= MAX_REFUSALS
 
     def _reset(self) -> None:
         self.parent = None
-        self._children.clear()
-        self._known.clear()
+        self.children.clear()
+        self.known.clear()
         self._uploaded.clear()
 
     @contextlib.contextmanager
-    def _recording_refusals(self, key: str) -> Iterator[None]:
+    def recording_refusals(self, key: str) -> Iterator[None]:
         """Record a refusal or a damaged folder, which concerns one run.
 
         A lost connection concerns all and is raised.
@@ -508,8 +528,8 @@ class StudyMirror:
             if not refused(error):
                 raise
             if getattr(error, "error_code", "") in LOST:
-                self._known.pop(key, None)
-                self._children.pop(key, None)
+                self.known.pop(key, None)
+                self.children.pop(key, None)
                 self.parent = None if key == self.study.key else self.parent
             self._refusals[key] = self._refusals.get(key, 0) + 1
             self.problems[key] = redact(error)

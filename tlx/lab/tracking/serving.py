@@ -98,8 +98,8 @@ def register(
 ) -> Registered:
     """Return the version of the registered model `name` that is the trial `key`, made if need be.
 
-    folder       an MLflow model, as `save` writes it; it is logged with the trial's run, where the
-                 store has one
+    folder       an MLflow model, as `save` writes it; it is logged with the run that shows the
+                 trial, where the store has one
     description  Markdown
     alias        that the version gets
     tags         that the version gets besides the key of the trial
@@ -168,7 +168,7 @@ def _made_version(sender: Sender, name: str, folder: Path, key: str, digest: str
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    run = sender.find(key)
+    run = sender.find_showing(key)
     version = client.create_model_version(
         name,
         source=f"models:/{model_id}",
@@ -190,7 +190,7 @@ def _logged(sender: Sender, folder: Path, tags: dict[str, str]) -> str:
         if str(model.status).upper().endswith("READY"):
             return str(model.model_id)
         client.delete_logged_model(model.model_id)
-    run = sender.find(tags["tlx.key"])
+    run = sender.find_showing(tags["tlx.key"])
     model = client.create_logged_model(
         experiment,
         name=NAME,

@@ -186,7 +186,7 @@ class CompareStudy(Study):
                     session.settings,
                     progress,
                 )
-                sides.features[source.label] = stage
+                sides.features[source.label] = replace(stage, is_grouped=True)
                 session.note(*preflight.notes)
         if unfit is not None and not sides.tuning:
             raise unfit

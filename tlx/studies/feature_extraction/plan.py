@@ -83,7 +83,9 @@ def feature_extraction_study(
         result.notes += (
             [f"{drawn.title} is too small for {', '.join(left_out)}: left out"] if left_out else []
         )
-        trials += [Trial(drawn.replace(classifier=name), inputs, drawn.group) for name in tried]
+        trials += [
+            Trial(drawn.replace(classifier=name), inputs, drawn.group, name) for name in tried
+        ]
     return Stage(
         key=parts.study_key(spec),
         run=feature_extraction_trial.run,
