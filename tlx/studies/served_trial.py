@@ -378,7 +378,7 @@ def _fitted_again(
     of_features = prepared.training.fit(requested, for_features=True)
     assert preflight.network is not None
     body = graphs.FeatureBody(
-        _features(preflight.network, spec),
+        frozen_features(preflight.network, spec),
         graphs.EmbeddedRows(prepared.embedding),
         graphs.scores_of(of_features, len(inputs.classes)),
     )
@@ -395,7 +395,7 @@ def _grid_of(chosen: ChosenTrial, spec: FewShotTrial) -> FewShotGrid:
     return FewShotGrid(shots=tuple(sorted(shots | {spec.shots})), splits=draws)
 
 
-def _features(network: Network, spec: FeatureExtraction) -> FrozenFeatures:
+def frozen_features(network: Network, spec: FeatureExtraction) -> FrozenFeatures:
     """Return the frozen network as it was extracted from: batch norms folded, where they were."""
     names = activations.resolve(network, spec.layers)
     runner, folded = folding.for_inference(network, fold=spec.fold)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..session import Session
     from .decision import Ending
     from .evidence import Evidence, Side
+    from .use import FrozenPlan
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Compared:
     scores: tuple[str, ...] = ()  # keys of the trials of scores, one a source
     left_trials: tuple[str, ...] = ()  # of fine-tunings of sources that were not gone on with
     test_files: tuple[str, ...] = ()  # of the test images, in the order of predictions
+    frozen: Mapping[str, FrozenPlan] = field(default_factory=dict)  # key of a trial → it, to refit
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ class CompareStudy(Study):
 
     def _run_sides(self, session: Session, dataset: str) -> Generator[Stage, StudyReport, Compared]:
         """Run feature extraction on every draw of a data set, then race fine-tuning."""
-        from . import evidence, race
+        from . import evidence, race, use
         from .decision import Ending
 
         grid = self.of(CompareGrid)
@@ -231,6 +233,11 @@ class CompareStudy(Study):
                 if scored
             ),
             planned.test_files,
+            {
+                trial.spec.key: use.FrozenPlan(trial.spec, trial.inputs)
+                for stage in planned.features.values()
+                for trial in stage.trials
+            },
         )
 
     def _score(
@@ -268,18 +275,18 @@ class CompareStudy(Study):
     ) -> Stage:
         """Return the stage that records the decision; the page shows these test images."""
         from . import report, use
+        from .evidence import FEATURES
 
         grid = self.of(CompareGrid)
         keys = sorted(result.key for result in data.trials)
         at = grid.at or max(pair.shots for pair in data.pairs)
         about = _about(grid, at, data, compared, hours)
+        champions = {side.name: _first_of(side, at) for side in (data.features, data.tuning)}
         details = {
             "trials": keys,
             "classes": list(data.classes),
-            "networks": {
-                side.name: use.network_of(next(iter(side.arms[side.champion(at)].values())))
-                for side in (data.features, data.tuning)
-            },
+            "networks": {side: use.network_of(result) for side, result in champions.items()},
+            "frozen": {FEATURES: compared.frozen.get(champions[FEATURES].key)},
             **about,
             **({"example_files": dict(shown)} if shown else {}),
         }
@@ -303,6 +310,12 @@ class CompareStudy(Study):
             write_summary=report.write_summary,
             format_summary=report.format_summary,
         )
+
+
+def _first_of(side: Side, at: int) -> Result:
+    """Return the trial of the first split of a side's champion at these shots."""
+    trials = side.arms[side.champion(at)]
+    return trials[min(place for place in trials if place[0] == at)]
 
 
 def _no_figures(folder: Path, result: Result, form: str | None = "png") -> None:
@@ -369,7 +382,7 @@ def _about(
     grid: CompareGrid, at: int, data: Evidence, compared: Compared, hours: Mapping[str, float]
 ) -> dict[str, object]:
     """Return what a record says besides its trials; it is part of the decision's key."""
-    ending = compared.ending
+    ending, gpu_price = compared.ending, grid.price_gpu_hour
     about: dict[str, object] = {
         "title": compared.title,
         "rules": {
@@ -377,8 +390,9 @@ def _about(
             "alpha": grid.alpha,
             "margin": grid.margin,
             "human_hours": dict(hours),
-            "price_hour": grid.price_hour,
+            "price_hour": grid.price_cpu_hour,
             "currency": grid.currency,
+            **({} if gpu_price is None else {"price_gpu_hour": gpu_price}),
         },
         "stopped": {str(shots): reason for shots, reason in ending.stopped.items()},
         "share": ending.share,
