@@ -165,7 +165,7 @@ def test_another_price_is_another_record_with_that_price(done, bars):
         float(first[FEATURES, part]["value"]) for part in ("own", "inherited", "whole")
     )
     assert whole == pytest.approx(own + shared)
-    assert (TUNING, "inherited") not in first
+    assert first[TUNING, "inherited"]["note"] == costs.NOT_SHARED
     assert "money" in (priced[0].study_folder / report.PAGE).read_text()
 
 

@@ -142,9 +142,10 @@ def rows_of(side: str, results: Sequence[Result], prices: Prices) -> tuple[dict[
         else:
             inherited[name] = mean_row(results, name, INHERITED, NOT_KEPT)
             whole[name] = added(own[name], inherited[name])
-    for part in (own, inherited, whole):
-        if part is not inherited or shares:
-            part["money"] = money(part, prices)
+    for part in (own, whole):
+        part["money"] = money(part, prices)
+    no_money = CostRow(None, prices.currency, note=NOT_SHARED)
+    inherited["money"] = money(inherited, prices) if shares else no_money
     whole["human_h"] = CostRow(None, "h", note=NOT_DECLARED)
     if (hours := prices.human_hours.get(side)) is not None:
         whole["human_h"] = CostRow(hours, "h", "declared")
