@@ -13,6 +13,7 @@ from ...errors import BadDataError, TrialsFailedError, UsageError
 from ...lab.records import DataInput, StoredStudy
 from ...spec import Spec
 from ..base import Stage, Stages, Study, StudyReport, Trial
+from ..export_options import ExportOptions
 from ..feature_extraction.spec import FeatureExtraction
 from ..fine_tuning.spec import FineTuning
 from ..source_list import parse_sources
@@ -77,6 +78,7 @@ class CompareStudy(Study):
         FeatureExtraction,
         CompareClassifiers,
         CompareDraws,
+        ExportOptions,
     )
     is_chained = True
     shown = (
@@ -99,18 +101,24 @@ class CompareStudy(Study):
         "learning_rate",
         "from_studies",
         "out",
+        "export",
+        "register",
+        "refit",
     )
 
     def stages(self, session: Session) -> Stages:
         """Run both sides, or find them in the store; then decide, for each data set."""
+        from .. import exporting
         from . import report
 
-        grid = self.of(CompareGrid)
+        grid, options = self.of(CompareGrid), self.of(ExportOptions)
+        exporting.check(options, session.settings)
         hours = human_hours(grid.human_hours)
         decided: list[tuple[str, Result]] = []
+        keys: list[str] = []
         if grid.from_studies:
             for compared in _from_store(grid.from_studies, session):
-                decided.append((yield from self._decide(compared, session, hours)))
+                decided.append((yield from self._decide(compared, session, hours, keys)))
         else:
             if self.of(FineTuning).model_selection:
                 raise UsageError(
@@ -119,10 +127,10 @@ class CompareStudy(Study):
                     expected="trials that are tested: sides are compared on test images",
                 )
             names = data_sets(self.of(FineTuning).dataset)
-            _check_places(names, self.of(FineTuning), grid)
+            _check_places(names, self.of(FineTuning), grid, options)
             for name in names:
                 compared = yield from self._run_sides(session, name)
-                decided.append((yield from self._decide(compared, session, hours)))
+                decided.append((yield from self._decide(compared, session, hours, keys)))
         if len(decided) > 1:
             yield _rules_stage(decided)
         open_ = [
@@ -136,11 +144,27 @@ class CompareStudy(Study):
                 f"fine-tuning diverged or failed in too many draws on {', '.join(open_)}",
                 remedy="try a smaller --learning-rate",
             )
+        if len(keys) == 1:
+            exporting.export_study(options, session, keys[0])
+        elif options.is_wanted:
+            raise UsageError(
+                "conflict",
+                f"--export or --register with {len(keys)} data sets",
+                expected="one data set",
+                remedy="tlx export KEY takes the model of one comparison",
+            )
 
     def _decide(
-        self, compared: Compared, session: Session, hours: Mapping[str, float]
+        self,
+        compared: Compared,
+        session: Session,
+        hours: Mapping[str, float],
+        keys: list[str],
     ) -> Generator[Stage, StudyReport, tuple[str, Result]]:
-        """Record the decision on one data set; return the data set and the record."""
+        """Record the decision on one data set; return the data set and the record.
+
+        keys  the key of its study is added
+        """
         from . import evidence, examples, report
 
         grid = self.of(CompareGrid)
@@ -158,6 +182,7 @@ class CompareStudy(Study):
             for row in examples.confusions(evidence.tables_of(session.store, pairs)):
                 shown |= {str(image): compared.test_files[image] for image in row.images}
         done = yield self._decision(data, compared, hours, shown)
+        keys.append(done.key)
         if grid.out:
             target = Path(grid.out).expanduser()
             files.write_bytes(target, (done.study_folder / report.PAGE).read_bytes())
@@ -361,12 +386,16 @@ def data_sets(text: str) -> tuple[str, ...]:
     return names
 
 
-def _check_places(names: tuple[str, ...], tuning: FineTuning, grid: CompareGrid) -> None:
+def _check_places(
+    names: tuple[str, ...], tuning: FineTuning, grid: CompareGrid, options: ExportOptions
+) -> None:
     """Refuse what belongs to one data set where there are several."""
     given = {
         "--split-path": tuning.split_path,
         "--precomputed-crops": tuning.precomputed_crops,
         "--out": grid.out,
+        "--export": options.export,
+        "--register": options.register,
     }
     for option, value in given.items():
         if value and len(names) > 1:
