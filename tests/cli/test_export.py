@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
+import served_model
 from PIL import Image
 from studies import comparisons
 
@@ -24,6 +25,7 @@ from tlx import files
 from tlx.cli import app
 from tlx.models.onnx_file import OnnxModel
 from tlx.studies import STUDIES  # noqa: F401 — kinds of results are known when studies are loaded
+from tlx.studies import export as studies_export
 from tlx.studies.export import ExportRequest
 
 FEW = (
@@ -661,6 +663,40 @@ def test_real_photos_are_labelled_where_neither_tlx_nor_torch_can_be_imported(
     for row, label in zip(rows, labels, strict=True):
         counts[classes.index(row[3]), classes.index(label)] += 1
     np.testing.assert_array_equal(counts, confusion)
+
+
+BLOCKER = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "tlx", "torchvision"):
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Blocked())
+open(__file__ + ".loaded", "a").close()
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_server_without_tlx_and_torch_labels_photos_as_the_export_does(exported, bars, tmp_path):
+    """tests/benchmarks/served_alone.py does the same in an environment of its own."""
+    _, folder = exported
+    (tmp_path / "blocking").mkdir()
+    (tmp_path / "blocking" / "sitecustomize.py").write_text(BLOCKER)
+    photos = truth(bars)[::5]
+    labels, probabilities = studies_export.labelled(OnnxModel(folder), photos)
+    blocking = str(tmp_path / "blocking")
+    (tmp_path / "bad.png").write_text("no image")
+    with served_model.serving(Path(sys.executable), folder / "mlflow", PYTHONPATH=blocking) as port:
+        answers = served_model.labels_of(port, photos)
+        status, text = served_model.ask(port, [photos[0], tmp_path / "bad.png"])
+    assert (tmp_path / "blocking" / "sitecustomize.py.loaded").exists()
+    assert status == 400
+    assert "row 1: no usable image" in text
+    assert [answer["label"] for answer in answers] == [f"bar{label}" for label in labels]
+    served = [[answer[f"p_bar{number}"] for number in range(3)] for answer in answers]
+    np.testing.assert_allclose(served, probabilities, atol=1e-6)
 
 
 @pytest.mark.slow

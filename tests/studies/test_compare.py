@@ -12,6 +12,7 @@ import re
 import shutil
 from dataclasses import replace
 
+import figure_rules
 import numpy as np
 import pytest
 from conftest import draw_images
@@ -796,6 +797,22 @@ def test_the_front_has_the_points_that_none_beats_in_both(rng):
         )
         is_on_front = (point.cost, point.accuracy) in [(p.cost, p.accuracy) for p in front]
         assert is_on_front == (not is_beaten)
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1.0, 3e5])
+@pytest.mark.parametrize("axes", [1, 2, 5])
+def test_the_figure_of_costs_is_whole_at_any_size_of_them(monkeypatch, scale, axes):
+    outcome = outcome_of({5: [0.2, 0.21, 0.19]}, monkeypatch=monkeypatch)
+    points = tuple(
+        pareto.Point(side, "net", accuracy, cost * scale, True)
+        for side, accuracy, cost in ((FEATURES, 0.6, 1.0), (TUNING, 0.8, 70.0))
+    )
+    drawn = [
+        pareto.Axis(f"money of a trial {n}", points, "", lambda v: f"{v:.3g} EUR")
+        for n in range(axes)
+    ]
+    with figure_rules.held(monkeypatch):
+        assert pareto.draw(outcome, drawn)
 
 
 def test_axes_that_are_unknown_are_left_out_and_named(done):
