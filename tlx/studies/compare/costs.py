@@ -6,7 +6,7 @@ A number that is not known is None with the reason, never 0.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -126,9 +126,11 @@ def cost_of(
 
 def rows_of(side: str, results: Sequence[Result], prices: Prices) -> tuple[dict[str, CostRow], ...]:
     """Return own, inherited and whole cost of a trial, mean over these."""
-    shares = SIDES[side] == "feature-extraction" or any(
+    is_frozen = SIDES[side] == "feature-extraction"
+    shares = is_frozen or any(
         name.startswith(INHERITED) for result in results for name in result.cost
     )
+    sharing = results if is_frozen else [_inheriting(result) for result in results]
     own, inherited, whole = dict[str, CostRow](), dict[str, CostRow](), dict[str, CostRow]()
     for name, row in COSTS.items():
         if name in ("money", "human_h"):
@@ -140,7 +142,7 @@ def rows_of(side: str, results: Sequence[Result], prices: Prices) -> tuple[dict[
             inherited[name] = CostRow(None, row.unit, note=NOT_SHARED)
             whole[name] = own[name]
         else:
-            inherited[name] = mean_row(results, name, INHERITED, NOT_KEPT)
+            inherited[name] = mean_row(sharing, name, INHERITED, NOT_KEPT)
             whole[name] = added(own[name], inherited[name])
     for part in (own, whole):
         part["money"] = money(part, prices)
@@ -150,6 +152,21 @@ def rows_of(side: str, results: Sequence[Result], prices: Prices) -> tuple[dict[
     if (hours := prices.human_hours.get(side)) is not None:
         whole["human_h"] = CostRow(hours, "h", "declared")
     return own, inherited, whole
+
+
+def _inheriting(result: Result) -> Result:
+    """Return a fine-tuning whose rows tell what it inherits: nothing, where it has no such row.
+
+    Of trainings that share rows after frozen blocks the one that computed them inherits nothing.
+    """
+    if any(name.startswith(INHERITED) for name in result.cost):
+        return result
+    nothing = {
+        INHERITED + name: {**row, "value": 0.0, "low": 0.0, "high": 0.0}
+        for name, row in result.cost.items()
+        if row.get("value") is not None
+    }
+    return replace(result, cost={**result.cost, **nothing})
 
 
 def mean_row(
