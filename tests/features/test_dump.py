@@ -364,11 +364,12 @@ def test_what_a_pass_uses_is_kept_with_the_dump_and_shared_by_rows(tmp_path, net
     assert used["cpu_j"] == 2 * used["cpu_s"] > 0
     share = dump.usage(dump.rows // 2)
     assert share["cpu_s"] == pytest.approx(used["cpu_s"] / 2)
-    assert share["wall_s"] == pytest.approx(dump.passes[0]["seconds"] / 2)
+    assert share["wall_s"] == pytest.approx((dump.own_s + dump.inherited_s) / 2)
     size = sum((dump.folder / file_name(layer)).stat().st_size for layer in dump.layers)
     assert share["disk_bytes"] == pytest.approx(size / 2)
     again = make(net, tmp_path, metered=FakeMeter("cpu_s"))
-    assert again.usage(again.rows) == dump.usage(dump.rows), "found, it costs what it cost"
+    rounded = {"wall_s": pytest.approx(dump.passes[0]["seconds"])}
+    assert again.usage(again.rows) == dump.usage(dump.rows) | rounded, "found, it costs the same"
 
 
 def test_a_pass_without_a_meter_has_no_cpu_time_and_no_energy(tmp_path, net):
