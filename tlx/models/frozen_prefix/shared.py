@@ -81,8 +81,8 @@ def load(path: Path, computed: ComputedBatches, layout: RowLayout) -> CachedBatc
 def used(path: Path) -> dict[str, float]:
     """Return what the rows of a file took, name → sum; {} where it is not told."""
     try:
-        told = files.read_json(path.with_suffix(".json"))["used"]
-        return {str(name): float(value) for name, value in told.items()}
+        sums = files.read_json(path.with_suffix(".json"))["used"]
+        return {str(name): float(value) for name, value in sums.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, TlxError):
         return {}
 
