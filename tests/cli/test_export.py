@@ -17,9 +17,16 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
+import served_model
 from PIL import Image
+from studies import comparisons
 
+from tlx import files
+from tlx.cli import app
+from tlx.models.onnx_file import OnnxModel
 from tlx.studies import STUDIES  # noqa: F401 — kinds of results are known when studies are loaded
+from tlx.studies import export as studies_export
+from tlx.studies.export import ExportRequest
 
 FEW = (
     *("--shots", 3, "--splits", 1, "--val-per-class", 3, "--no-use-crops"),
@@ -209,6 +216,298 @@ def test_xgboost_is_refused_with_a_sentence_and_nothing_is_written(tlx, bars, tm
     assert not list((tmp_path / "tlx-models").glob("*"))
 
 
+# ---------------------------------------------------------------- made once
+
+
+def exporting(tlx, folder, *words):
+    """Export the study of a store in `folder`; return the record and the card."""
+    key = one_key(folder / "tlx-runs")
+    code, _, complained = tlx("export", key[:12], "--out", "out", *words)
+    assert code == 0, complained
+    record = json.loads((folder / "out" / "model.json").read_text())
+    return record, (folder / "out" / "card.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_second_export_takes_the_model_that_was_made_and_a_damaged_one_is_made_again(
+    exported, tmp_path, monkeypatch
+):
+    tlx, folder = exported
+    made = []
+    rebuild = ExportRequest.rebuild
+    monkeypatch.setattr(
+        ExportRequest, "rebuild", lambda request: made.append(1) or rebuild(request)
+    )
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
+    first, card = exporting(tlx, tmp_path)
+    assert exporting(tlx, tmp_path)[0] == first
+    assert len(made) == 1
+    before = json.loads((folder / "model.json").read_text())
+    assert first["sha256"] == before["sha256"], "the same bytes wherever it is made"
+    (kept,) = (tmp_path / "cache" / "served").glob("*/model.json")
+    for damaged in (kept, kept.with_name("model.onnx"), kept.with_name("MANIFEST.json")):
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[: len(content) // 2])
+        made.clear()
+        assert exporting(tlx, tmp_path)[0]["sha256"] == first["sha256"]
+        assert len(made) == 1, damaged
+    damaged.unlink()  # as a version before this one kept it
+    exporting(tlx, tmp_path)
+    assert len(made) == 2
+    assert "## Per class" in card
+
+
+# ---------------------------------------------------------------- trained on all images
+
+
+def training_images(folder: Path) -> set[str]:
+    """Return the paths of all training images of the one study of a store."""
+    (path,) = folder.glob("studies/*/study.json")
+    splits_folder = Path(json.loads(path.read_text())["study"]["tags"]["tlx.splits"])
+    held = {row[0] for name in ("val", "test") for row in rows_of(splits_folder / f"{name}.csv")}
+    (listed,) = splits_folder.glob("all_images.csv")
+    return {row[0] for row in rows_of(listed) if row[1] == "train"} - held
+
+
+def rows_of(path: Path) -> list[list[str]]:
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", ["feature-extraction", "fine-tuning"])
+def test_a_refitted_model_learned_from_all_training_images_and_its_card_says_so(
+    tlx, bars, tmp_path, study
+):
+    own = {
+        "feature-extraction": ("--classifier", "ridge"),
+        "fine-tuning": ("--epochs", 3, "--learning-rate", 0.05),
+    }[study]
+    code, _, complained = tlx(study, "--dataset", bars, *own, *FEW)
+    assert code == 0, complained
+    trial, _ = exporting(tlx, tmp_path)
+    record, card = exporting(tlx, tmp_path, "--refit")
+    count = record["refit"]["train_images"]
+    assert count == len(training_images(tmp_path / "tlx-runs")) > 9
+    assert f"trained on all {count} training images" in card
+    assert f"It learned from all {count} training images" in card
+    assert "No trial scored this model" in card
+    assert "the label that the trial gave it" not in card
+    assert record["sha256"] != trial["sha256"]
+    assert record["key"] == trial["key"]
+    assert record["refit"]["trial_test_accuracy"] == trial["accuracy"]["value"]
+    assert record["check"]["differing_labels"] == 0
+    again, _ = exporting(tlx, tmp_path, "--refit")
+    assert again == record
+    assert exporting(tlx, tmp_path)[0] == trial, "the model of the trial is kept beside it"
+
+
+@pytest.mark.slow
+def test_a_refitted_classifier_is_the_one_that_scikit_learn_fits_to_all_training_images(
+    settings, bars, tmp_path
+):
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.preprocessing import StandardScaler
+
+    from tlx.features.classifiers import classifier
+    from tlx.studies.feature_extraction.plan import refit_inputs
+    from tlx.studies.feature_extraction.spec import FeatureExtraction
+
+    splits_folder = tmp_path / "csvs"
+    assert app.invoke(
+        ["splits", "draw", str(splits_folder), "--dataset", str(bars), "--shots", "2"]
+    ) in (0, None)
+    spec = FeatureExtraction(
+        dataset=str(bars),
+        split_path=str(splits_folder),
+        use_crops=False,
+        shots=2,
+        classifier="ridge",
+        embedding="standard",
+    )
+    trial, _ = refit_inputs(spec, settings)
+    inputs = trial.inputs
+    prepared = inputs.prepared(trial.spec)
+    scores = prepared.scores(prepared.fit(classifier("ridge")), inputs.test)
+    rows = inputs.dump.matrix()
+    scaler = StandardScaler().fit(rows[inputs.train.rows])
+    own = RidgeClassifier().fit(scaler.transform(rows[inputs.train.rows]), inputs.train.labels)
+    expected = own.predict(scaler.transform(rows[inputs.test.rows]))
+    np.testing.assert_array_equal(scores.argmax(axis=1), expected)
+    assert not set(inputs.train.images) & {*inputs.val.images, *inputs.test.images}
+
+
+# ---------------------------------------------------------------- at the end of a study
+
+
+@pytest.mark.slow
+def test_a_study_exports_and_registers_at_its_end_what_its_key_would(tlx, bars, tmp_path):
+    from mlflow import MlflowClient
+
+    words = ("feature-extraction", "--dataset", bars, "--classifier", "ridge", *FEW[:-1])
+    more = ("--mlflow-path", tmp_path / "m.db", "--export", "model", "--register", "bars")
+    code, out, complained = tlx(*words, *more)
+    assert code == 0, complained
+    assert "registered as bars, version 1" in out
+    assert "model: model" in out
+    asked, _ = exporting(tlx, tmp_path, "--mlflow-path", tmp_path / "m.db")
+    assert json.loads((tmp_path / "model" / "model.json").read_text()) == asked
+    code, out, _ = tlx(*words, *more, "--alias", "champion")
+    assert code == 0
+    assert "was registered before as bars, version 1" in out
+    code, out, _ = tlx(*words, "--mlflow-path", tmp_path / "m.db", "--register", "bars", "--refit")
+    assert "registered as bars, version 2" in out
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/m.db")
+    assert int(client.get_model_version_by_alias("bars", "champion").version) == 1
+    assert client.get_model_version("bars", "2").tags["tlx.refit"] == "true"
+    assert "tlx.refit" not in client.get_model_version("bars", "1").tags
+
+
+@pytest.mark.slow
+def test_a_comparison_exports_the_model_of_its_recommended_side(bars, cache, tmp_path):
+    settings = comparisons.settings_of(tmp_path / "runs", cache)
+    done = comparisons.compare(bars, settings, export=str(tmp_path / "model"), splits=3)
+    record = json.loads((tmp_path / "model" / "model.json").read_text())
+    decision = json.loads((done.study_folder / "decision.json").read_text())
+    kinds = {"feature extraction": "feature-extraction", "fine-tuning": "fine-tuning"}
+    assert record["kind"] == kinds[decision["recommended"]]
+    plain = comparisons.compare(bars, settings, splits=3)
+    assert plain.key == done.key, "where a model is written is no part of a key"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--refit",), "--refit without --export and --register"),
+        (("--alias", "x"), "--alias without --export and --register"),
+        (("--export", "out", "--alias", "x"), "--alias without --register"),
+        (("--register", "a/b"), "--register"),
+        (("--register", "a", "--no-tracking"), "--register and --no-tracking"),
+        (("--export", "full"), "other content than an export"),
+    ],
+)
+@pytest.mark.parametrize("study", ["compare", "fine-tuning", "feature-extraction"])
+def test_an_export_that_cannot_be_is_refused_before_anything_is_computed(
+    tlx, bars, tmp_path, study, words, says
+):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    code, _, complained = tlx(study, "--dataset", bars, *words)
+    assert code == 2
+    assert says in complained
+    assert not list(tmp_path.glob("tlx-runs/studies/*"))
+
+
+def test_a_study_of_classifiers_that_cannot_be_served_is_refused_at_once(tlx, bars):
+    code, _, complained = tlx(
+        *("feature-extraction", "--dataset", bars, "--classifier", "xgboost", "--export", "out")
+    )
+    assert code == 2
+    assert "xgboost cannot be exported" in complained
+
+
+def test_several_data_sets_have_no_one_model(tlx, bars):
+    code, _, complained = tlx("compare", "--dataset", f"digits,{bars}", "--export", "out")
+    assert code == 2
+    assert "--export with 2 data sets" in complained
+
+
+# ---------------------------------------------------------------- killed
+
+DRIVER = Path(__file__).with_name("killed_command.py")
+
+
+def killed(folder: Path, where: str, *words: object):
+    """Run a command that is killed at a place; return how it ended."""
+    return processes.run(
+        [sys.executable, str(DRIVER), where, *map(str, words)],
+        cwd=folder,
+        env=os.environ | {"TLX_CACHE": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+    )
+
+
+def is_export(folder: Path) -> bool:
+    """Return whether the folder counts as an export: then it must be whole."""
+    if not folder.exists():
+        return False
+    OnnxModel(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        *("card.md", "mlflow", "model.json", "model.onnx")
+    }
+    assert (folder / "mlflow" / "MLmodel").is_file()
+    return True
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("place", ["out", "cache/served"])
+def test_a_killed_export_leaves_none_or_a_whole_one_and_asking_again_completes_it(
+    exported, tmp_path, rng, place
+):
+    """Killed anywhere while the model is kept, or while the export is written or replaced."""
+    key = one_key(tmp_path / "tlx-runs")[:12]
+    words = ("export", key, "--out", "out/model", "--store", "tlx-runs")
+    (tmp_path / "out").mkdir()
+    watched = tmp_path / place
+    counts = []
+    for _ in range(2 if place == "out" else 1):  # the second one replaces the first
+        whole = killed(tmp_path, f"write:0:{watched}", *words)
+        assert whole.returncode == 0, whole.stderr
+        counts.append(int(whole.stdout.split()[-1]))
+    count = counts[-1]
+    assert count > 8
+    last = range(count - 3, count + 1)  # where one folder takes the place of the other
+    for number in sorted({*rng.sample(range(1, count - 3), 2), *last}):
+        if place != "out":
+            shutil.rmtree(tmp_path / "cache" / "served")
+        done = killed(tmp_path, f"write:{number}:{watched}", *words)
+        assert done.returncode == -9, (number, count, done.stderr)
+        is_export(tmp_path / "out" / "model")
+        again = killed(tmp_path, f"write:0:{watched}", *words)
+        assert again.returncode == 0, again.stderr
+        assert is_export(tmp_path / "out" / "model")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["model"]
+        (kept,) = (tmp_path / "cache" / "served").iterdir()
+        files.verify(kept)
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "where",
+    [
+        "create_logged_model:after",
+        "log_model_artifacts:before",
+        "finalize_logged_model:before",
+        "create_registered_model:after",
+        "create_model_version:before",
+        "create_model_version:after",
+        "update_model_version:after",
+    ],
+)
+def test_a_killed_registration_is_completed_and_makes_one_version(exported, tmp_path, where):
+    from mlflow import MlflowClient
+
+    key = one_key(tmp_path / "tlx-runs")[:12]
+    words = ("export", key, "--out", "model", "--register", "bars", "--store", "tlx-runs")
+    words = (*words, "--mlflow-path", "m.db")
+    done = killed(tmp_path, f"mlflow:{where}", *words)
+    assert done.returncode == -9, done.stderr
+    assert is_export(tmp_path / "model")
+    again = killed(tmp_path, f"write:0:{tmp_path}", *words)
+    assert again.returncode == 0, again.stderr
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/m.db")
+    (version,) = client.search_model_versions("name = 'bars'")
+    record = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert version.tags["tlx.sha256"] == record["sha256"]
+    assert version.description.startswith("# mnist-cnn on bars")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    logged = client.search_logged_models(experiments)
+    assert [model.status.name for model in logged] == ["READY"]
+
+
 # ---------------------------------------------------------------- MLflow
 
 
@@ -364,6 +663,40 @@ def test_real_photos_are_labelled_where_neither_tlx_nor_torch_can_be_imported(
     for row, label in zip(rows, labels, strict=True):
         counts[classes.index(row[3]), classes.index(label)] += 1
     np.testing.assert_array_equal(counts, confusion)
+
+
+BLOCKER = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "tlx", "torchvision"):
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Blocked())
+open(__file__ + ".loaded", "a").close()
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_server_without_tlx_and_torch_labels_photos_as_the_export_does(exported, bars, tmp_path):
+    """tests/benchmarks/served_alone.py does the same in an environment of its own."""
+    _, folder = exported
+    (tmp_path / "blocking").mkdir()
+    (tmp_path / "blocking" / "sitecustomize.py").write_text(BLOCKER)
+    photos = truth(bars)[::5]
+    labels, probabilities = studies_export.labelled(OnnxModel(folder), photos)
+    blocking = str(tmp_path / "blocking")
+    (tmp_path / "bad.png").write_text("no image")
+    with served_model.serving(Path(sys.executable), folder / "mlflow", PYTHONPATH=blocking) as port:
+        answers = served_model.labels_of(port, photos)
+        status, text = served_model.ask(port, [photos[0], tmp_path / "bad.png"])
+    assert (tmp_path / "blocking" / "sitecustomize.py.loaded").exists()
+    assert status == 400
+    assert "row 1: no usable image" in text
+    assert [answer["label"] for answer in answers] == [f"bar{label}" for label in labels]
+    served = [[answer[f"p_bar{number}"] for number in range(3)] for answer in answers]
+    np.testing.assert_allclose(served, probabilities, atol=1e-6)
 
 
 @pytest.mark.slow

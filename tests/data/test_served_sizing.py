@@ -12,6 +12,7 @@ from data.pictures import NOISE, SMOOTH, bands_tiff, png, saved, tiff
 from PIL import Image
 
 import tlx
+from tlx.data import safe_image
 from tlx.data.decode import decode
 from tlx.data.images import quiet
 from tlx.data.sizing import Sizing
@@ -122,6 +123,22 @@ def test_the_same_pixels_or_both_refuse(shipped, tmp_path, name):
         with quiet():
             ours = shipped.pixels_of_row(3, PICTURES[name], record)
         np.testing.assert_array_equal(ours, input_of(decoded, sizing))
+
+
+@pytest.mark.parametrize(("width", "height"), [(10_001, 5_000), (20_001, 10), (1, 300)], ids=str)
+def test_limits_of_size_are_those_of_tlx_and_are_told_before_anything_is_decoded(
+    shipped, tmp_path, width, height
+):
+    assert shipped.MAX_PIXELS == safe_image.MAX_PIXELS == 50_000_000
+    for name in ("MAX_SIDE", "MIN_SIDE", "MAX_ASPECT"):
+        assert getattr(shipped, name) == getattr(safe_image, name)
+    data = png(width, height)
+    (tmp_path / "picture.png").write_bytes(data)
+    record = {"channels": 3, "sizing": vars(SIZINGS[0])}
+    with pytest.raises(ValueError, match=f"row 0: .*{width} × {height} pixels"):
+        shipped.pixels_of_row(0, data, record)
+    with quiet(), pytest.raises(TlxError):
+        decode(tmp_path / "picture.png")
 
 
 @pytest.mark.parametrize("size", [(12, 12), (13, 12), (31, 7), (7, 31), (100, 3)], ids=str)

@@ -4,6 +4,7 @@ unnoticed.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
@@ -41,6 +42,7 @@ from tlx.features import extract as extraction
 from tlx.features.dump import Dump, ExtractionConfig, identity, key
 from tlx.features.dumps import Dumps
 from tlx.features.extract import ExtractionContext, bytes_needed, extract
+from tlx.features.shelf import file_name
 from tlx.models import activations, backbones
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -339,6 +341,64 @@ def test_a_stop_keeps_what_was_done(tmp_path, net):
     assert np.array_equal(
         dump.matrix(), make(net, tmp_path / "other", pictures=Pictures(40)).matrix()
     )
+
+
+class FakeMeter:
+    """Meter whose every reading is a second of CPU time and two joules more than the last."""
+
+    def __init__(self, *names):
+        self.names, self.readings = names, 0
+
+    def __call__(self):
+        return contextlib.nullcontext(self.read)
+
+    def read(self):
+        self.readings += 1
+        per_reading = {"cpu_s": 1.0, "cpu_j": 2.0}
+        return {name: self.readings * per_reading[name] for name in self.names}
+
+
+def test_what_a_pass_uses_is_kept_with_the_dump_and_shared_by_rows(tmp_path, net):
+    dump = make(net, tmp_path, metered=FakeMeter("cpu_s", "cpu_j"))
+    used = dump.passes[0]["used"]
+    assert used["cpu_j"] == 2 * used["cpu_s"] > 0
+    share = dump.usage(dump.rows // 2)
+    assert share["cpu_s"] == pytest.approx(used["cpu_s"] / 2)
+    assert share["wall_s"] == pytest.approx((dump.own_s + dump.inherited_s) / 2)
+    size = sum((dump.folder / file_name(layer)).stat().st_size for layer in dump.layers)
+    assert share["disk_bytes"] == pytest.approx(size / 2)
+    again = make(net, tmp_path, metered=FakeMeter("cpu_s"))
+    rounded = {"wall_s": pytest.approx(dump.passes[0]["seconds"])}
+    assert again.usage(again.rows) == dump.usage(dump.rows) | rounded, "found, it costs the same"
+
+
+def test_a_pass_without_a_meter_has_no_cpu_time_and_no_energy(tmp_path, net):
+    dump = make(net, tmp_path, ["conv1"], metered=FakeMeter("cpu_s"))
+    assert "cpu_s" in dump.usage(1)
+    both = make(net, tmp_path, ["conv1", "fc1"])
+    assert set(both.usage(1)) == {"wall_s", "disk_bytes"}
+
+
+def test_a_continued_pass_adds_up_what_all_its_calls_have_used(tmp_path, net, monkeypatch):
+    monkeypatch.setattr("tlx.features.parts.MARK_S", 0.0)  # a mark after each batch
+
+    def run(first, second):
+        folder, seen = tmp_path / f"{first.names}{second.names}", []
+        with pytest.raises(Stopped):
+            make(
+                net,
+                folder,
+                pictures=Pictures(40),
+                progress=lambda done, of: seen.append(done),
+                stopping=lambda: len(seen) >= 3,
+                metered=first,
+            )
+        return make(net, folder, pictures=Pictures(40), metered=second).passes[0]["used"]
+
+    used = run(FakeMeter("cpu_s", "cpu_j"), FakeMeter("cpu_s", "cpu_j"))
+    assert used == {"cpu_s": 5.0, "cpu_j": 10.0}, "five batches, a mark and a reading each"
+    assert run(FakeMeter("cpu_s", "cpu_j"), FakeMeter("cpu_s")) == {"cpu_s": 5.0}
+    assert run(FakeMeter(), FakeMeter("cpu_s")) == {}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,8 @@ from tlx.models.recipe import Recipe
 from tlx.models.samples import Samples
 from tlx.models.training import TrainingContext
 from tlx.studies import reporting, runner
+from tlx.studies.compare import costs
+from tlx.studies.compare.evidence import TUNING
 from tlx.studies.few_shot import FewShotGrid
 from tlx.studies.fine_tuning import plan
 from tlx.studies.fine_tuning.spec import FineTuning
@@ -170,3 +173,40 @@ def test_trials_of_a_study_share_and_leave_nothing_behind(bars, settings, monkey
     )
     assert results(settings.replace(store=f"{settings.store}-alone")) == together
     assert len(found) == 4
+
+
+def test_what_shared_rows_took_is_charged_to_the_trials_that_read_them(bars, settings, monkeypatch):
+    few = FewShotGrid(shots=(1,), splits=3, val_per_class=3, test_per_class=2)
+    spec = FineTuning(dataset=str(bars), epochs=2, freeze=2)
+    kept: list[dict[str, float]] = []
+    save = shared.save
+
+    def keeping(path, rows, used):
+        kept.append(used)
+        save(path, rows, used)
+
+    monkeypatch.setattr(shared, "save", keeping)
+    stage, _ = plan.fine_tuning_study(spec, few, settings.replace(watts=10.0))
+    report = runner.run_stage(stage, settings.replace(watts=10.0))
+    first, *others = report.results
+    assert len(kept) == 2, "validation rows and test rows"
+    took = sum(used["cpu_s"] for used in kept)
+    assert 0 < took <= first.cost["cpu_s"]["value"]
+    assert not any(name.startswith("inherited_") for name in first.cost)
+    for other in others:
+        assert other.cost["inherited_cpu_s"]["value"] == pytest.approx(took)
+        assert other.cost["inherited_energy_j"]["value"] == pytest.approx(10.0 * took)
+    own, inherited, whole = costs.rows_of(TUNING, report.results, costs.Prices())
+    assert inherited["cpu_s"].value == pytest.approx(2 * took / 3), "the first one inherits nothing"
+    assert whole["cpu_s"].value == pytest.approx(own["cpu_s"].value + inherited["cpu_s"].value)
+
+
+def test_rows_that_do_not_tell_what_they_took_are_read_all_the_same(data, tmp_path):
+    alone = trained(data)
+    assert trained(data, tmp_path) == alone
+    for path in rows_in(tmp_path):
+        record = path.with_suffix(".json")
+        told = json.loads(record.read_text())
+        record.write_text(json.dumps({"sha256": told["sha256"]}))
+        assert shared.used(path) == {}
+    assert trained(data, tmp_path) == alone

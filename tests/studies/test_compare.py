@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import importlib
 import io
 import json
@@ -11,6 +12,7 @@ import re
 import shutil
 from dataclasses import replace
 
+import figure_rules
 import numpy as np
 import pytest
 from conftest import draw_images
@@ -27,10 +29,12 @@ from tlx.models import backbones
 from tlx.result import DIVERGED, Result
 from tlx.studies import STUDIES, Session, predictions, run_study, served_trial
 from tlx.studies.compare import (
+    costs,
     decision,
     evidence,
     examples,
     page,
+    pareto,
     race,
     report,
     sentences,
@@ -39,6 +43,9 @@ from tlx.studies.compare import (
 )
 from tlx.studies.compare.spec import CompareGrid
 from tlx.studies.compare.study import human_hours
+from tlx.studies.feature_extraction.plan import feature_extraction_study
+from tlx.studies.feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
+from tlx.studies.few_shot import FewShotGrid
 
 FEATURES, TUNING = evidence.FEATURES, evidence.TUNING
 
@@ -56,6 +63,12 @@ def done(bars, cache, tmp_path_factory):
 
 def record_of(done_report):
     return json.loads((done_report.study_folder / report.RECORD).read_text())
+
+
+def cost_rows(done_report):
+    """Return the rows of cost.csv."""
+    with open(done_report.study_folder / "cost.csv", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_the_record_has_a_verdict_for_every_number_of_shots(done):
@@ -181,13 +194,25 @@ def test_an_answer_for_shots_that_were_not_tried_is_refused(done, bars):
 def test_another_price_is_another_record_with_that_price(done, bars):
     _, settings = done
     priced = [
-        compare(bars, settings, any_time=False, price_hour=price, currency="CHF")
+        compare(bars, settings, any_time=False, price_cpu_hour=price, currency="CHF")
         for price in (1000.0, 2000.0)
     ]
     assert priced[0].key != priced[1].key
-    rows = [(report_.study_folder / "cost.csv").read_text().split("money")[1] for report_ in priced]
-    first, second = (float(re.search(r"([\d.]+) CHF", row)[1]) for row in rows)
-    assert second == pytest.approx(2 * first, rel=1e-2)
+    first, second = (
+        {(row["side"], row["part"]): row for row in cost_rows(report_) if row["cost"] == "money"}
+        for report_ in priced
+    )
+    assert first.keys() == second.keys()
+    for place, row in first.items():
+        if row["value"]:
+            assert float(second[place]["value"]) == pytest.approx(2 * float(row["value"]))
+            assert (row["unit"], row["source"]) == ("CHF", "declared")
+    own, shared, whole = (
+        float(first[FEATURES, part]["value"]) for part in ("own", "inherited", "whole")
+    )
+    assert whole == pytest.approx(own + shared)
+    assert first[TUNING, "inherited"]["note"] == costs.NOT_SHARED
+    assert "money" in (priced[0].study_folder / report.PAGE).read_text()
 
 
 def test_another_recipe_is_another_arm(done):
@@ -376,7 +401,7 @@ def test_five_sources_have_correlations_on_the_page(monkeypatch):
     data = evidence.gather(sides[FEATURES], sides[TUNING])
     scored = [scored_source(name, 0.1 * i) for i, name in enumerate(names)]
     audited = sources.audit_sources(scored, data, [], 5)
-    rules = decision.Rules(5, 0.05, 0.01, {}, None)
+    rules = decision.Rules(5, 0.05, 0.01, {})
     outcome = decision.decide(None, data, rules, "t", decision.Ending({}, 1.0), sources=audited)
     for side in (FEATURES, TUNING):
         assert audited.audits[side].rows["1-nn"].weighted.value == pytest.approx(1.0)
@@ -478,7 +503,7 @@ def outcome_of(differences, *, monkeypatch, base=0.6, at=None, margin=0.01, **tu
             sides[TUNING].add(
                 [trial("fine-tuning", shots, split, base + difference, status=status, **tuning)]
             )
-    rules = decision.Rules(at, 0.05, margin, {}, None)
+    rules = decision.Rules(at, 0.05, margin, {})
     found = evidence.gather(sides[FEATURES], sides[TUNING])
     ending = decision.Ending({}, 1.0)
     return decision.decide(None, found, rules, "net on photos", ending)
@@ -501,7 +526,7 @@ def test_every_kind_of_answer_has_its_sentences(case, monkeypatch):
     said = sentences.section(outcome)
     assert answer in said[0]
     assert certainty in said[1]
-    assert "energy cannot be read" in said[2]
+    assert "energy is unknown" in said[2]
     assert len(said) == 4
     assert all(text.endswith(".") and "nan" not in text and "inf" not in text for text in said)
 
@@ -585,7 +610,7 @@ def test_the_page_asks_for_nothing_and_is_small(done):
     assert not re.search(r"url\(", text)
     assert text.count("<h1>") == 1
     assert text.count('alt="') == text.count("<img")
-    assert text.count("data:image/svg+xml") == 3
+    assert text.count("data:image/svg+xml") == 4
     for sentence in ("Accuracy over training images", "Cost", "Break-even", "Do it again"):
         assert f"<h2>{sentence}" in text
 
@@ -602,7 +627,7 @@ def test_trials_without_predictions_count_by_their_scores_and_that_is_said(monke
     outcome = outcome_of({5: [0.2, 0.21, 0.19]}, monkeypatch=monkeypatch)
     assert outcome.headline.images == 0
     assert any("predictions.npy" in line for line in sentences.warnings(outcome))
-    assert page.render(outcome, "0" * 64, {"versions": {}}).count("<img") == 2
+    assert page.render(outcome, "0" * 64, {"versions": {}}).count("<img") == 3
 
 
 # ---------------------------------------------------------------- trials that fail
@@ -689,11 +714,11 @@ def test_a_training_is_charged_its_features_and_not_its_test():
         test_extraction_s=6.0,
     )
     tuned = costing("fine-tuning", total_s=30.0, test_s=4.0, train_s=25.0)
-    assert decision.mean_seconds([frozen]) == pytest.approx(0.5 + 2.5)
-    assert decision.mean_seconds([tuned]) == pytest.approx(26.0)
+    assert costs.mean_seconds([frozen]) == pytest.approx(0.5 + 2.5)
+    assert costs.mean_seconds([tuned]) == pytest.approx(26.0)
     side = evidence.Side(FEATURES)
     side.add([frozen])
-    cost = decision._cost_of(side, [frozen], decision.Rules(5, 0.05, 0.01, {}, None))
+    cost = costs.cost_of(side, [frozen], costs.Prices())
     assert (cost.seconds, cost.inherited_s, cost.test_s) == pytest.approx((3.0, 2.5, 7.0))
     assert cost.total_s == pytest.approx(1.5)
 
@@ -717,6 +742,180 @@ def test_the_cheaper_side_is_told_first_and_what_using_it_takes(monkeypatch):
     assert "takes 3 ms by fine-tuning, 2.0 s by feature" in with_use(features=2.0, tuning=0.003)
 
 
+def row(value, **more):
+    return {"value": value, "unit": "J", "source": None if value is None else "counter", **more}
+
+
+def costed(kind, own, inherited=None, split=0, **use):
+    """Return a trial with these costs: name → value, or a row."""
+    result = trial(kind, 5, split, 0.5, classifier="ncm" if kind == "feature-extraction" else "")
+    for prefix, costs_ in (("", own), ("inherited_", inherited or {})):
+        for name, value in costs_.items():
+            result.cost[prefix + name] = value if isinstance(value, dict) else row(value)
+    return result
+
+
+def test_a_trial_is_charged_its_own_and_what_it_inherits_apart_and_together():
+    results = [
+        costed(
+            "feature-extraction",
+            {"cpu_s": 1.0 + split, "energy_j": row(2.0, low=1.0, high=4.0)},
+            {"cpu_s": 10.0, "energy_j": 7.0},
+            split,
+        )
+        for split in range(2)
+    ]
+    own, inherited, whole = costs.rows_of(FEATURES, results, costs.Prices(cpu_hour=3600.0))
+    assert (own["cpu_s"].value, inherited["cpu_s"].value) == (1.5, 10.0)
+    assert whole["cpu_s"].value == 11.5
+    assert (whole["energy_j"].low, whole["energy_j"].value, whole["energy_j"].high) == (8, 9, 11)
+    assert (own["money"].value, inherited["money"].value, whole["money"].value) == (1.5, 10, 11.5)
+
+
+@pytest.mark.parametrize(
+    ("inherited", "reason"),
+    [
+        ({}, costs.NOT_KEPT),
+        ({"cpu_s": 1.0, "energy_j": row(None, note="no counter")}, "no counter"),
+    ],
+)
+def test_a_part_that_is_unknown_makes_the_whole_unknown_with_its_reason(inherited, reason):
+    results = [costed("feature-extraction", {"cpu_s": 1.0, "energy_j": 2.0}, inherited)]
+    own, _, whole = costs.rows_of(FEATURES, results, costs.Prices())
+    assert own["energy_j"].value == 2.0
+    assert (whole["energy_j"].value, whole["energy_j"].note) == (None, reason)
+
+
+def test_one_trial_that_does_not_know_a_cost_makes_the_mean_unknown():
+    known = costed("fine-tuning", {"cpu_s": 1.0, "energy_j": 2.0})
+    other = costed("fine-tuning", {"cpu_s": 1.0, "energy_j": row(None, note="why")}, split=1)
+    _, inherited, whole = costs.rows_of(TUNING, [known, other], costs.Prices())
+    assert (whole["energy_j"].value, whole["energy_j"].note) == (None, "why")
+    assert inherited["cpu_s"].note == costs.NOT_SHARED
+    assert whole["cpu_s"].value == 1.0
+    assert costs.rows_of(TUNING, [], costs.Prices())[2]["cpu_s"].value is None
+
+
+def test_a_gpu_that_only_the_features_used_counts_and_one_that_nobody_used_is_said():
+    on_gpu = [costed("feature-extraction", {"cpu_s": 1.0}, {"cpu_s": 2.0, "gpu_s": 3600.0})]
+    _, _, whole = costs.rows_of(FEATURES, on_gpu, costs.Prices(gpu_hour=2.0))
+    assert (whole["gpu_s"].value, whole["money"].value) == (3600.0, 2.0)
+    on_cpu = [costed("feature-extraction", {"cpu_s": 1.0}, {"cpu_s": 2.0})]
+    assert costs.rows_of(FEATURES, on_cpu, costs.Prices())[2]["gpu_s"].note == costs.NO_GPU
+
+
+@pytest.mark.parametrize(
+    ("used", "prices", "value", "says"),
+    [
+        ({"cpu_s": 3600.0}, {"cpu_hour": 0.5}, 0.5, "0.5 CHF an hour of CPU time"),
+        ({"cpu_s": 3600.0, "gpu_s": 1800.0}, {"cpu_hour": 0.5, "gpu_hour": 4.0}, 2.5, "of a GPU"),
+        ({"cpu_s": 3600.0, "gpu_s": 1800.0}, {"gpu_hour": 4.0}, 2.0, "of a GPU"),
+        ({"cpu_s": 3600.0, "gpu_s": 1800.0}, {"cpu_hour": 0.5}, None, "--price-gpu-hour"),
+        ({"cpu_s": 3600.0}, {"gpu_hour": 4.0}, None, "--price-cpu-hour"),
+        ({"cpu_s": 3600.0}, {}, None, costs.NO_PRICE),
+        ({}, {"cpu_hour": 0.5}, None, costs.NOT_RECORDED),
+    ],
+)
+def test_money_is_that_of_the_hours_that_were_used_and_never_a_part_of_it(
+    used, prices, value, says
+):
+    results = [costed("fine-tuning", used)]
+    _, _, whole = costs.rows_of(TUNING, results, costs.Prices(currency="CHF", **prices))
+    assert whole["money"].value == (None if value is None else pytest.approx(value))
+    assert says in whole["money"].note
+
+
+def test_the_table_of_costs_has_source_and_reason_in_every_row(done):
+    rows = cost_rows(done[0])
+    assert list(rows[0]) == list(costs.CSV)
+    named = {(row_["side"], row_["cost"], row_["part"]): row_ for row_ in rows}
+    assert len(named) == len(rows)
+    for row_ in rows:
+        assert bool(row_["value"]) == bool(row_["source"]), row_
+        assert row_["value"] or row_["note"], row_
+    for side in (FEATURES, TUNING):
+        assert named[side, "energy_j", "whole"]["note"]
+        assert named[side, "wall_s", "whole"]["codecarbon"] == "duration"
+    parts = [float(named[FEATURES, "cpu_s", part]["value"]) for part in ("own", "inherited")]
+    assert float(named[FEATURES, "cpu_s", "whole"]["value"]) == pytest.approx(sum(parts))
+    assert float(named[FEATURES, "use_classifier_bytes", "whole"]["value"]) > 0
+    text = (done[0].study_folder / report.PAGE).read_text()
+    assert "energy: unknown: no energy counter" in text
+
+
+def test_the_units_of_codecarbon_are_kilowatt_hours_and_kilograms():
+    results = [costed("fine-tuning", {"cpu_s": 1.0, "energy_j": 3.6e6, "co2_g": 500.0})]
+    cost = costs.cost_of(evidence.Side(TUNING), results, costs.Prices())
+    rows = {(row_[1], row_[2]): row_ for row_ in costs.csv_rows({TUNING: cost})}
+    assert rows["energy_j", "whole"][-2:] == ["energy_consumed", 1.0]
+    assert rows["co2_g", "whole"][-2:] == ["emissions", 0.5]
+
+
+# ---------------------------------------------------------------- accuracy over cost
+
+
+def test_the_front_has_the_points_that_none_beats_in_both(rng):
+    numbers = [(rng.randrange(6), rng.randrange(6)) for _ in range(40)]
+    points = tuple(
+        pareto.Point(FEATURES, str(i), float(a), float(c), False)
+        for i, (a, c) in enumerate(numbers)
+    )
+    front = pareto.Axis("x", points, "", str).front
+    for point in points:
+        is_beaten = any(
+            other.cost <= point.cost
+            and other.accuracy >= point.accuracy
+            and (other.cost, other.accuracy) != (point.cost, point.accuracy)
+            for other in points
+        )
+        is_on_front = (point.cost, point.accuracy) in [(p.cost, p.accuracy) for p in front]
+        assert is_on_front == (not is_beaten)
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1.0, 3e5])
+@pytest.mark.parametrize("axes", [1, 2, 5])
+def test_the_figure_of_costs_is_whole_at_any_size_of_them(monkeypatch, scale, axes):
+    outcome = outcome_of({5: [0.2, 0.21, 0.19]}, monkeypatch=monkeypatch)
+    points = tuple(
+        pareto.Point(side, "net", accuracy, cost * scale, True)
+        for side, accuracy, cost in ((FEATURES, 0.6, 1.0), (TUNING, 0.8, 70.0))
+    )
+    drawn = [
+        pareto.Axis(f"money of a trial {n}", points, "", lambda v: f"{v:.3g} EUR")
+        for n in range(axes)
+    ]
+    with figure_rules.held(monkeypatch):
+        assert pareto.draw(outcome, drawn)
+
+
+def test_axes_that_are_unknown_are_left_out_and_named(done):
+    done_report, _ = done
+    store = Store(done_report.folder)
+    outcome = report.outcome_of(store, done_report.results[-1])
+    axes = {axis.title: axis for axis in pareto.axes_of(outcome)}
+    shown = {title for title, axis in axes.items() if not axis.reason}
+    assert shown == {"training time", "labelling an image"}
+    words = pareto.left_out(list(axes.values()))
+    assert "hours of work (not declared)" in words
+    assert "money of a trial (no price was given)" in words
+    assert "energy of a trial (no energy counter" in words
+    assert words in (done_report.study_folder / report.PAGE).read_text()
+    headings, rows = pareto.table(list(axes.values()))
+    assert headings == ["arm", "test accuracy", "training time", "labelling an image"]
+    assert len(rows) == 3
+    assert sum("(chosen)" in row_[0] for row_ in rows) == 2
+    assert (done_report.study_folder / "comparison_pareto.png").stat().st_size > 1000
+    declared = replace(
+        outcome,
+        costs={
+            side: replace(cost, whole={**cost.whole, "human_h": costs.CostRow(2.0, "h")})
+            for side, cost in outcome.costs.items()
+        },
+    )
+    work = pareto.axes_of(declared)[3]
+    assert [point.cost for point in work.points] == [2.0, 2.0]
+
+
 @pytest.mark.slow
 def test_networks_are_measured_once_where_sides_share_one():
     about = {"architecture": "mnist-cnn", "input_size": None, "classes": 4, "crops": 10}
@@ -731,6 +930,40 @@ def test_networks_are_measured_once_where_sides_share_one():
     assert (stopped["image_s"], stopped["macs"]) == (None, measured["a"]["macs"])
     assert measured["c"]["image_s"] is None
     assert "nothing" in measured["c"]["reason"]
+
+
+def test_what_labels_an_image_is_the_network_with_the_classifier_on_top(done, bars, monkeypatch):
+    """The knn of more rows is larger; a classifier that is not served leaves the network alone."""
+    done_report, settings = done
+    result = done_report.results[-1]
+    used = {side: use.UseCost(**row_) for side, row_ in result.details["use"].items()}
+    alone = use.measure({TUNING: result.details["networks"][TUNING]}, lambda: True)[TUNING]
+    assert used[TUNING].classifier_bytes is None
+    assert used[TUNING].macs == alone["macs"]
+    assert used[FEATURES].classifier_bytes > 0
+    assert not used[FEATURES].reason
+    stage, _ = feature_extraction_study(
+        FeatureExtraction(dataset=str(bars), use_crops=False),
+        FewShotGrid(shots=(1, 2), splits=1, val_per_class=3),
+        FeatureExtractionGrid(classifier="knn"),
+        settings,
+    )
+    plans = {
+        f"{trial_.spec.shots}": use.FrozenPlan(trial_.spec, trial_.inputs)
+        for trial_ in stage.trials
+    }
+    about = dict.fromkeys(plans, result.details["networks"][FEATURES])
+    by_shots = use.measure(about, lambda: True, plans)
+    assert by_shots["2"]["classifier_bytes"] > by_shots["1"]["classifier_bytes"] > 0
+    assert by_shots["1"]["macs"] > 0
+    plan = plans["1"]
+    refused = replace(plan, spec=plan.spec.replace(classifier="xgboost"))
+    without = use.measure({"x": about["1"]}, lambda: True, {"x": refused})["x"]
+    assert without["classifier_bytes"] is None
+    assert "xgboost" in without["reason"]
+    assert without["macs"] == alone["macs"]
+    unknown = use.measure({"x": about["1"]}, lambda: True, {"x": None})["x"]
+    assert unknown["reason"] == use.NO_FEATURES
 
 
 # ---------------------------------------------------------------- the winner, to use it

@@ -4,6 +4,7 @@ numpy alone.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 
 import numpy as np
@@ -12,6 +13,9 @@ import pytest
 from tlx.errors import TlxError, UsageError
 from tlx.features import classifiers, fitting, voting
 from tlx.features.classifiers import CLASSIFIERS
+from tlx.lab import energy
+from tlx.lab.cost import NOT_METERED
+from tlx.lab.energy import IdlePower
 from tlx.lab.store import Store
 from tlx.studies import reporting, runner
 from tlx.studies.feature_extraction import plan as feature_extraction_plan
@@ -72,6 +76,73 @@ def test_every_classifier_on_every_draw(bars, settings):
     assert "ncm/mean_test_accuracy" in (folder / "summary.json").read_text()
     assert (folder / "few_shot_curve.png").stat().st_size > 1000
     assert (folder / "few_shot.csv").read_text().count("\n") == 1 + 3 * 2
+
+
+@pytest.fixture
+def unused(settings, tmp_path):
+    """Settings with a cache that holds no features."""
+    return settings.replace(cache=str(tmp_path / "cache"))
+
+
+def test_trials_inherit_their_rows_of_the_features_and_the_embedding(bars, unused):
+    """What the trials inherit adds up: rows of a draw, the embedding of all but its first."""
+    declared = unused.replace(watts=10.0, grid=360.0)
+    report = perform(asked(bars), declared, "ridge ncm")
+    dump = report.stage.trials[0].inputs.dump
+    assert dump.passes[0]["used"]["cpu_s"] > 0
+    for trial, result in zip(report.stage.trials, report.results, strict=True):
+        cost, inputs = result.cost, trial.inputs
+        rows = sum(len(role.rows) for role in (inputs.train, inputs.val, inputs.test))
+        features = dump.usage(rows)
+        least = features["cpu_s"]
+        inherited = cost["inherited_cpu_s"]["value"]
+        if result.spec["classifier"] == "ridge":
+            assert inherited == pytest.approx(least)
+        else:
+            assert inherited > least, "the embedding of the trial before"
+        assert cost["inherited_energy_j"]["value"] == pytest.approx(10.0 * inherited)
+        assert cost["inherited_co2_g"]["value"] == pytest.approx(10.0 * inherited / 1e4)
+        assert cost["inherited_disk_bytes"]["value"] == pytest.approx(features["disk_bytes"])
+        assert cost["inherited_wall_s"]["value"] == pytest.approx(result.scores["inherited_s"])
+        assert cost["disk_bytes"]["value"] > 0
+    folder = report.folder / "trials" / report.results[0].key
+    assert cost["disk_bytes"]["value"] < sum(p.stat().st_size for p in folder.rglob("*"))
+
+
+def test_features_of_before_they_were_metered_have_no_cpu_time_and_say_so(
+    bars, unused, monkeypatch
+):
+    monkeypatch.setattr(
+        "tlx.studies.activations.metered", lambda device: contextlib.nullcontext(dict)
+    )
+    report = perform(asked(bars), unused.replace(watts=10.0), "ncm")
+    cost = report.results[0].cost
+    assert "inherited_cpu_s" not in cost
+    assert cost["inherited_energy_j"]["value"] is None
+    assert cost["inherited_energy_j"]["note"] == NOT_METERED
+    assert cost["inherited_wall_s"]["value"] > 0
+    assert cost["energy_j"]["value"] > 0
+
+
+def test_idle_power_is_sampled_once_a_study_and_machine_and_kept(bars, unused, monkeypatch):
+    sampled = []
+
+    def idle(with_gpus):
+        sampled.append(with_gpus)
+        return IdlePower(energy.this_machine(), 5.0, 3.0)
+
+    monkeypatch.setattr(energy, "idle_power", idle)
+    plan = planned(asked(bars), unused, "ncm")
+    assert sampled == [False], "before the features are extracted"
+    runner.run_stage(plan, unused)
+    more = planned(asked(bars), unused, "ridge ncm")
+    report = runner.run_stage(more, unused)
+    runner.run_stage(more, unused)
+    assert sampled == [False, False], "what the study has is taken"
+    record = Store(report.folder).read_study(report.key)
+    assert record["idle_power"] == {
+        energy.this_machine(): IdlePower(energy.this_machine(), 5.0, 3.0).to_json()
+    }
 
 
 def test_nearest_means_of_fne_features_by_numpy_alone(bars, settings):

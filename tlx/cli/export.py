@@ -74,6 +74,13 @@ ALIAS = Annotated[
     str | None,
     typer.Option(help="Alias for the registered version.", rich_help_panel=TRACKING),
 ]
+REFIT = Annotated[
+    bool,
+    typer.Option(
+        "--refit",
+        help="Train the model again on all training images instead of those of one draw.",
+    ),
+]
 STORE = Annotated[
     str,
     typer.Option(
@@ -142,6 +149,7 @@ def export(
     classifier: CLASSIFIER = None,
     register: REGISTER = None,
     alias: ALIAS = None,
+    refit: REFIT = False,
     store: STORE = "",
     mlflow_path: MLFLOW_PATH = "",
     cache: CACHE = "",
@@ -158,9 +166,11 @@ def export(
     Of a study: the trial of the largest shots with the median validation accuracy; of a comparison:
     that of the recommended side, which --register names champion if it is sure. The MLflow model
     needs neither tlx nor PyTorch. It gives every test image the label that the trial gave it, or
-    nothing is written.
+    nothing is written; a model of --refit, which no trial scored, that of the network it is made
+    from.
     """
     from ..studies import export as studies_export
+    from ..studies import exporting
 
     if alias and not register:
         raise UsageError("conflict", "--alias without --register", expected="both")
@@ -172,24 +182,28 @@ def export(
         allow_outside,
         {"dataset": dataset, "split_path": split_path, "model": model},
         as_json,
+        refit=refit,
     )
-    folder = out or Path("tlx-models") / request.chosen.result.key[:12]
+    folder = out or Path("tlx-models") / (
+        f"{request.chosen.result.key[:12]}-refit" if refit else request.chosen.result.key[:12]
+    )
     _tell(as_json, f"exporting {request.chosen.reason}")
     with aside(as_json), steps("making the model again") as progress:
         request = dataclasses.replace(request, progress=progress)
         exported = studies_export.export(request, folder)
     version = None
     if register:
-        version = _registered(request, exported, register, alias)
+        version = exporting.register(request, exported, register, alias)
     if as_json:
         content = {"folder": str(folder), "chosen": request.chosen.reason, **exported.record}
         content |= {"registered": None if version is None else vars(version)}
         say(*json.dumps(content, indent=1, ensure_ascii=False).split("\n"))
         return
     accuracy = exported.record["accuracy"]
+    trial = "the network" if refit else "the trial"
     say(
         f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}",
-        f"{accuracy['images']} {accuracy['of']} have the labels of the trial: accuracy "
+        f"{accuracy['images']} {accuracy['of']} have the labels of {trial}: accuracy "
         f"{100 * accuracy['value']:.1f} %",
         "expected calibration error of the probabilities "
         f"{exported.record['calibration']['expected_calibration_error']:.3f}",
@@ -198,8 +212,7 @@ def export(
         "--env-manager local",
     )
     if version is not None:
-        known = "registered as" if version.is_new else "was registered before as"
-        say(f"{known} {version.name}, version {version.version}")
+        say(exporting.said(version))
 
 
 def predict(
@@ -309,6 +322,8 @@ def _request(
     allow_outside: str,
     moved: dict[str, str],
     is_aside: bool,
+    *,
+    refit: bool = False,
 ) -> ExportRequest:
     """Return the request for the model of a key; notes go to standard error if `is_aside`."""
     from ..lab.store import Store
@@ -322,7 +337,7 @@ def _request(
     if Path(key).is_dir():  # of a study or a trial, in its store
         path = Path(key).absolute()
         opened, key = Store(path.parent.parent), path.name
-    chosen = choose(opened, key, classifier)
+    chosen = choose(opened, key, classifier, refit=refit)
     command = shlex.join(["tlx", *sys.argv[1:]]) if sys.argv[1:2] == ["export"] else ""
     return ExportRequest(
         chosen,
@@ -339,21 +354,3 @@ def _tell(is_aside: bool, text: str) -> None:
         complain(text)
     else:
         say(text)
-
-
-def _registered(request: ExportRequest, exported: Any, name: str, alias: str | None) -> Any:
-    from ..lab.tracking import api as tracking_api
-    from ..lab.tracking import serving
-    from ..models.onnx_file import CARD
-
-    target = tracking_api.resolve(request.settings.mlflow_path)
-    return serving.register(
-        target,
-        str(request.chosen.study["experiment"]),
-        name,
-        exported.mlflow_folder,
-        key=request.chosen.result.key,
-        description=(exported.folder / CARD).read_text(encoding="utf-8"),
-        alias=alias or request.chosen.alias or None,
-        tags=request.chosen.tags,
-    )

@@ -31,9 +31,9 @@ FIELDS = {  # section → settings; a setting that is in none is of its study
     SEARCH: "study trials search space sampler pruner objective budget max_kwh storage",
     TRACKING: (
         "store cache mlflow_path tracking require_tracking wait figures form system_metrics job "
-        "log_model out export note keep_dumps verbose json"
+        "log_model out export register alias refit note keep_dumps verbose json"
     ),
-    COMPUTE: "device workers threads timeout dtype watts grid",
+    COMPUTE: "device workers threads timeout dtype watts watts_range grid country",
 }
 SECTION_OF = {name: section for section, names in FIELDS.items() for name in names.split()}
 

@@ -20,6 +20,7 @@ ALIASES = {
     "batch_size": ("--bs",),
     "learning_rate": ("--lr",),
     "from_studies": ("--from",),
+    "price_cpu_hour": ("--price-hour",),
 }  # further spellings of the originals
 
 

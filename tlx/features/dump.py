@@ -142,6 +142,19 @@ class Dump:
             for layer in self.layers
         }
 
+    def usage(self, rows: int) -> dict[str, float]:
+        """Return what so many rows of these layers took, in proportion: name → sum.
+
+        wall_s and disk_bytes are always known; the others only where every pass was metered.
+        """
+        share, passes = rows / max(1, self.rows), self.passes
+        used = [record.get("used", {}) for record in passes]
+        names = set.intersection(*map(set, used)) if used else set()
+        sums = {name: sum(record[name] for record in used) for name in names}
+        sums["wall_s"] = self.own_s + self.inherited_s
+        sums["disk_bytes"] = sum(self._rows[file_name(layer)]["bytes"] for layer in self.layers)
+        return {name: share * total for name, total in sums.items()}
+
     def row_labels(self) -> np.ndarray:
         """Return (n·c,) str, the label of every row."""
         return np.repeat(np.asarray(self.labels, dtype=np.str_), self.crops)

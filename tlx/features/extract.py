@@ -25,6 +25,13 @@ from .shelf import DumpDirectory, check_space
 Progress = Callable[[int, int], None]
 
 
+Metered = Callable[[], contextlib.AbstractContextManager[Callable[[], Mapping[str, float]]]]
+
+
+def _unmetered() -> contextlib.AbstractContextManager[Callable[[], Mapping[str, float]]]:
+    return contextlib.nullcontext(dict)
+
+
 class ImageRows(Protocol):
     """Rows of uint8 pixels, as data.pixels.Pixels has them."""
 
@@ -55,6 +62,8 @@ class ExtractionContext:
                  ids are below)
     progress     called with (rows done, rows in all)
     stopping     called between batches; True ends with Stopped, and the same call continues later
+    metered      around a pass; it gives a function that tells what the process has used so far,
+                 name → sum, which the dump keeps of the pass
     """
 
     root: Path
@@ -64,6 +73,7 @@ class ExtractionContext:
     about: Mapping[str, str] = field(default_factory=dict)
     progress: Progress = lambda done, of: None
     stopping: Callable[[], bool] = lambda: False
+    metered: Metered = _unmetered
 
 
 def extract(
@@ -214,7 +224,10 @@ def _perform(
     folder = shelf.part(name)
     present = sum(path.stat().st_size for path in folder.glob("*.npy"))
     check_space(shelf.root, _bytes(tap.shapes, rows, how) - present)
-    with DumpPart(folder, start, tap.shapes, how.dtype, rows) as part:
+    with (
+        place.metered() as usage,
+        DumpPart(folder, start, tap.shapes, how.dtype, rows, usage) as part,
+    ):
         before = part.seconds
         runner.to(place.device)
         _forward_all(tap, pixels, part, place, how)

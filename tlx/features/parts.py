@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ class DumpPart:
 
     start    identity of a pass; it comes first in the journal
     shapes   layer → shape of one row
+    usage    what the process has used so far, name → sum: a part of it is what this takes
     """
 
     def __init__(
@@ -89,9 +90,14 @@ class DumpPart:
         shapes: Mapping[str, Sequence[int]],
         dtype: str,
         rows: int,
+        usage: Callable[[], Mapping[str, float]] = dict,
     ):
         self.folder, self.dtype, self.total = files.make_folder(folder), np.dtype(dtype), rows
         self.rows, self.seconds = 0, 0.0
+        self.used: dict[
+            str, float
+        ] = {}  # by all calls so far; what one of them does not tell: none
+        self._usage, self._used_before = usage, dict(usage())
         self.journal = files.Journal(folder / JOURNAL)
         if not self.journal.records:
             self.journal.append({"t": "start", **start})
@@ -136,22 +142,32 @@ class DumpPart:
                 os.fsync(growing.fd)
         now = time.perf_counter()
         self.seconds, self._since = self.seconds + now - self._since, now
+        self._add_usage()
         self.journal.append(
             {
                 "t": "mark",
                 "rows": self.rows,
                 "seconds": round(self.seconds, 3),
+                "used": self.used,
                 "sums": {layer: growing.sum.hexdigest() for layer, growing in self._files.items()},
             }
         )
         self._marked, self._marked_at = self.rows, time.monotonic()
+
+    def _add_usage(self) -> None:
+        """Add what was used since the last mark; names that an earlier call did not tell go."""
+        now = dict(self._usage())
+        since = {name: value - self._used_before.get(name, 0.0) for name, value in now.items()}
+        known = since.keys() & self.used.keys() if self._marked else since.keys()
+        self.used = {name: round(self.used.get(name, 0.0) + since[name], 6) for name in known}
+        self._used_before = now
 
     def finish(self, **about: object) -> dict[str, Any]:
         """Complete the part: return file → manifest row, with `about` and seconds in its "made"."""
         if self.rows != self.total:
             raise ValueError(f"{self.rows} of {self.total} rows")
         self.mark()
-        origin = {"seconds": round(self.seconds, 3), **about}
+        origin = {"seconds": round(self.seconds, 3), "used": self.used, **about}
         rows = {
             growing.path.name: {
                 "bytes": growing.size(self.rows),
@@ -208,6 +224,7 @@ class DumpPart:
         self.rows, self.seconds = (
             (marks[good - 1]["rows"], marks[good - 1]["seconds"]) if good else (0, 0.0)
         )
+        self.used = dict(marks[good - 1].get("used", {})) if good else {}
         if good < len(marks):
             self.journal.append({"t": "back", "rows": self.rows})
         for layer, growing in self._files.items():

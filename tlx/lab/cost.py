@@ -1,8 +1,8 @@
 """Cost of a block of work in seconds, bytes, joules, grams of CO2, each with its source.
 
 Nothing is invented. Energy is read from a counter (RAPL for the processor, NVML for the GPU), or
-modelled as CPU seconds × declared watts, or it is None. A counter belongs to the machine: it
-includes what else ran at the time, and the row states that.
+modelled as CPU seconds × declared watts, or it is None with the reason. A counter belongs to the
+machine: what it counts of an idle one is subtracted, and our share of the rest is told by CPU time.
 """
 
 from __future__ import annotations
@@ -10,18 +10,58 @@ from __future__ import annotations
 import contextlib
 import resource
 import sys
-import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from .nvml import Nvml
+from . import grid
+from .energy import POWERCAP, STAT, GpuEnergy, IdlePower, Rapl, machine_cpu_s, text_of
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 MEASURED, MODELLED = "measured", "modelled"
-POWERCAP = Path("/sys/class/powercap")
-SAMPLE_S = 60.0  # RAPL counters wrap around after about 10 minutes at full power, at the soonest
+COUNTER, SHARE = "counter", "counter, our share"
 J_PER_KWH = 3.6e6
+MODEL_RANGE = (0.5, 1.5)  # of the declared watts, where no range of them is declared
+INHERITED = "inherited_"  # begins the rows of what trials share
+NO_COUNTER = "no energy counter of this machine can be read, and --watts was not given"
+NOT_METERED = "its CPU time was not measured"
+NO_GPU_COUNTER = "the GPU has no energy counter that can be read"
+NO_FACTOR = "no --country or --grid was given"
+
+Row = dict[str, Any]  # value, unit, source; note, low, high where there is more to say
+Rows = dict[str, Row]  # by name of the cost
+
+# What a block used, in sums, so that usages of several blocks add up. What is absent is unknown.
+# wall_s, cpu_s    seconds of the clock; CPU seconds of the process and its children
+# machine_cpu_s    CPU seconds of all processes of the machine meanwhile
+# gpu_s            seconds that it held GPUs, times their number; absent: none
+# cpu_j, gpu_j     joules of the counters, idle power subtracted where it was sampled
+# idle_j           joules that were subtracted
+# disk_bytes       bytes that it wrote
+Usage = dict[str, float]
+
+
+def added(first: Usage, second: Usage) -> Usage:
+    """Return the sum of two usages: what is known of both; of a GPU, what is known of either."""
+    names = first.keys() & second.keys()
+    if ("gpu_s" in first) != ("gpu_s" in second):
+        used = first if "gpu_s" in first else second
+        names |= {"gpu_s", "gpu_j"} & used.keys()
+    return {name: first.get(name, 0.0) + second.get(name, 0.0) for name in names}
+
+
+def subtracted(later: Usage, earlier: Usage) -> Usage:
+    """Return what was used between two readings of one meter."""
+    return {name: value - earlier.get(name, 0.0) for name, value in later.items()}
+
+
+def scaled(usage: Mapping[str, float], share: float) -> Usage:
+    """Return a share of a usage."""
+    return {name: share * value for name, value in usage.items()}
 
 
 @dataclass(frozen=True)
@@ -36,26 +76,120 @@ class Carbon:
     pue: float = 1.0
 
 
+@dataclass(frozen=True)
+class Declared:
+    """What was declared of a machine and its electricity.
+
+    watts        power of one busy core, for the modelled energy where no counter can be read
+    watts_range  least and most that it may be; None: half and one and a half of it
+    carbon       grid factor; without one there is no number of grams
+    """
+
+    watts: float | None = None
+    watts_range: tuple[float, float] | None = None
+    carbon: Carbon | None = None
+
+    def rows(self, usage: Usage) -> Rows:
+        """Return the rows of seconds, bytes, energy and CO2 of a usage.
+
+        Each has "value", "unit", "source"; where there is more to say "note", "low" and "high".
+        value and source are None where nothing is known, and the note is the reason.
+        """
+        units = {"wall_s": "s", "cpu_s": "s", "gpu_s": "s", "disk_bytes": "bytes"}
+        rows = {name: _row(usage[name], unit) for name, unit in units.items() if name in usage}
+        if "gpu_s" in rows:
+            rows["gpu_s"]["note"] = "seconds that GPUs were held, times their number"
+        energy = self._energy(usage)
+        return rows | {"energy_j": energy, "co2_g": self._co2(energy)}
+
+    def _energy(self, usage: Usage) -> Row:
+        if "gpu_s" in usage and "gpu_j" not in usage:
+            return _unknown("J", NO_GPU_COUNTER)
+        parts: dict[str, float] = {}
+        low = high = 0.0
+        source, notes = COUNTER, []
+        if "cpu_j" in usage:
+            every = max(0.0, usage["cpu_j"])
+            machine_s = usage.get("machine_cpu_s", 0.0)
+            parts["cpu"], low, high = every, every, every
+            notes.append("counters of the whole machine")
+            if machine_s > 0.0 and "cpu_s" in usage:
+                share = min(1.0, usage["cpu_s"] / machine_s)
+                source, parts["cpu"], low = SHARE, every * share, every * share
+                notes[0] += f", {100 * share:.3g} % of the CPU time was ours"
+        elif self.watts is not None and "cpu_s" in usage:
+            source, parts["cpu"] = MODELLED, usage["cpu_s"] * self.watts
+            least, most = self.watts_range or tuple(self.watts * end for end in MODEL_RANGE)
+            low, high = usage["cpu_s"] * least, usage["cpu_s"] * most
+            notes.append(f"{self.watts:g} W declared per busy core ({least:g} to {most:g} W)")
+        if "gpu_j" in usage:
+            parts["gpu"] = max(0.0, usage["gpu_j"])
+            low, high = low + parts["gpu"], high + parts["gpu"]
+            notes.append("counters of the GPUs" if "cpu" in parts else "the GPUs alone")
+        if not parts:
+            return _unknown("J", NO_COUNTER if "cpu_s" in usage else NOT_METERED)
+        if "cpu_j" in usage or "gpu_j" in usage:
+            notes.append("idle power subtracted" if "idle_j" in usage else "idle power included")
+        row = _row(sum(parts.values()), "J", source) | {"parts": parts, "note": "; ".join(notes)}
+        if "idle_j" in usage and source != MODELLED:
+            row["idle_j"] = usage["idle_j"]
+        return row | ({"low": low, "high": high} if low < high else {})
+
+    def _co2(self, energy: Row) -> Row:
+        if energy["value"] is None:
+            return _unknown("g", str(energy["note"]))
+        if self.carbon is None:
+            return _unknown("g", NO_FACTOR)
+        factor = self.carbon.pue * self.carbon.g_per_kwh / J_PER_KWH
+        row = _row(energy["value"] * factor, "g", MODELLED) | {
+            "factor": asdict(self.carbon),
+            "energy": energy["source"],
+            "note": f"{self.carbon.g_per_kwh:g} g per kWh, {self.carbon.source}",
+        }
+        return row | {end: energy[end] * factor for end in ("low", "high") if end in energy}
+
+
+def declared_of(settings: Settings) -> Declared:
+    """Return what the settings declare of the machine and its electricity."""
+    carbon = None
+    if settings.grid is not None:
+        carbon = Carbon(settings.grid, "declared")
+    elif settings.country is not None:
+        factor = grid.factor_of(settings.country)
+        carbon = Carbon(factor.g_per_kwh, factor.words)
+    least_most = settings.watts_range
+    bounds = (least_most[0], least_most[1]) if least_most else None
+    return Declared(settings.watts, bounds, carbon)
+
+
 class Meter:
     """Meter of a with-block; `cost()` gives Result.cost.
 
-    watts    declared power of one busy core, for the modelled energy where no counter can be read
-    carbon   declared grid factor; without one there is no number of grams
+    declared  what was declared of the machine
+    idle      its idle power, which is subtracted from what the counters tell
     """
 
     # all that run in this process: a nested one resets the kernel's mark
     _active: ClassVar[list[Meter]] = []
 
     def __init__(
-        self, *, watts: float | None = None, carbon: Carbon | None = None, powercap: Path = POWERCAP
+        self,
+        declared: Declared | None = None,
+        *,
+        idle: IdlePower | None = None,
+        powercap: Path = POWERCAP,
+        stat: Path = STAT,
     ):
-        self.watts, self.carbon = watts, carbon
-        self._rapl, self._gpus = Rapl(powercap), GpuEnergy()
-        self.wall_s = self.cpu_s = 0.0
+        self.declared, self.idle = declared or Declared(), idle
+        self._rapl, self._gpus, self._stat = Rapl(powercap), GpuEnergy(), stat
+        self._used: Usage | None = None  # when the block has ended
         self.peak_bytes = 0
         self.gpu_peak_bytes: int | None = None
-        self.cpu_j: float | None = None
-        self.gpu_j: float | None = None
+
+    @property
+    def cpu_s(self) -> float:
+        """Return the CPU seconds of the block."""
+        return self.usage()["cpu_s"]
 
     def __enter__(self) -> Meter:
         for meter in self._active:
@@ -67,60 +201,64 @@ class Meter:
             cuda.reset_peak_memory_stats()
         self._rapl.start()
         self._gpus.start()
+        # without a counter it is of no use, and a machine of many cores takes long to tell
+        self._machine = machine_cpu_s(self._stat) if self._rapl.is_counting else None
         self._cpu, self._wall = _cpu_s(), time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.wall_s, self.cpu_s = time.perf_counter() - self._wall, _cpu_s() - self._cpu
-        self.cpu_j, self.gpu_j = self._rapl.stop(), self._gpus.stop()
+        self._used = self._read()
+        self._rapl.stop()
         self._active.remove(self)
         self.peak_bytes = max(self.peak_bytes, _peak_bytes())
         cuda = _cuda()
-        if cuda is None:
-            self.gpu_j = None  # a GPU that was not used is none of this block's cost
-        else:
+        if cuda is not None:
             self.gpu_peak_bytes = sum(
                 cuda.max_memory_allocated(i) for i in range(cuda.device_count())
             )
 
-    def cost(self) -> dict[str, dict[str, Any]]:
-        """Return name → {"value", "unit", "source"}.
+    def usage(self) -> Usage:
+        """Return what the block has used so far; after its end, what it used."""
+        return dict(self._used if self._used is not None else self._read())
 
-        value and source are None where nothing is known.
+    def _read(self) -> Usage:
+        wall_s, cpu_s = time.perf_counter() - self._wall, _cpu_s() - self._cpu
+        usage = {"wall_s": wall_s, "cpu_s": cpu_s}
+        if self._machine is not None and (machine := machine_cpu_s(self._stat)) is not None:
+            usage["machine_cpu_s"] = machine - self._machine
+        idle_j = 0.0
+        if (joules := self._rapl.joules()) is not None:
+            idle_w = self.idle.cpu_w if self.idle is not None else None
+            idle_j += wall_s * (idle_w or 0.0)
+            usage["cpu_j"] = joules - wall_s * (idle_w or 0.0)
+        held = _gpus_held()
+        if held:  # a GPU that was not used is none of this block's cost
+            usage["gpu_s"] = wall_s * held
+            if (by_gpu := self._gpus.by_device()) is not None:
+                idle_of = self.idle.gpu_w if self.idle is not None else {}
+                gpu_idle_j = wall_s * sum(idle_of.get(str(number), 0.0) for number in by_gpu)
+                idle_j += gpu_idle_j
+                usage["gpu_j"] = sum(by_gpu.values()) - gpu_idle_j
+        if self.idle is not None:
+            usage["idle_j"] = idle_j
+        return usage
+
+    def cost(self, inherited: Usage | None = None, disk_bytes: int | None = None) -> Rows:
+        """Return name → row, see `Declared.rows`.
+
+        inherited   what the block uses of work that was done once for several: rows of their own,
+                    whose names begin so
+        disk_bytes  that it wrote
         """
-        rows = {
-            "wall_s": _row(self.wall_s, "s"),
-            "cpu_s": _row(self.cpu_s, "s"),
-            "memory_peak_bytes": _row(self.peak_bytes, "bytes"),
-        }
+        usage = self.usage() | ({} if disk_bytes is None else {"disk_bytes": float(disk_bytes)})
+        rows = self.declared.rows(usage)
+        rows["memory_peak_bytes"] = _row(self.peak_bytes, "bytes")
         if self.gpu_peak_bytes is not None:
             rows["gpu_memory_peak_bytes"] = _row(self.gpu_peak_bytes, "bytes")
-        energy = self._energy()
-        return rows | {"energy_j": energy, "co2_g": self._co2(energy)}
-
-    def _energy(self) -> dict[str, object]:
-        cpu_j, source = self.cpu_j, MEASURED
-        if cpu_j is None and self.watts is not None:
-            cpu_j, source = self.cpu_s * self.watts, MODELLED
-        parts = {"cpu": cpu_j, "gpu": self.gpu_j}
-        known = {name: joules for name, joules in parts.items() if joules is not None}
-        if not known:
-            return _row(None, "J")
-        counted = (
-            "counters of the whole machine"
-            if source == MEASURED
-            else f"{self.watts:g} W declared per busy core"
-        )
-        return _row(sum(known.values()), "J", source) | {"parts": known, "note": counted}
-
-    def _co2(self, energy: dict[str, Any]) -> dict[str, object]:
-        if self.carbon is None or energy["value"] is None:
-            return _row(None, "g")
-        grams = energy["value"] / J_PER_KWH * self.carbon.pue * self.carbon.g_per_kwh
-        return _row(grams, "g", MODELLED) | {
-            "factor": asdict(self.carbon),
-            "energy": energy["source"],
-        }
+        if inherited is not None:
+            own = self.declared.rows(inherited)
+            rows |= {INHERITED + name: row for name, row in own.items()}
+        return rows
 
 
 def is_energy_known(watts: float | None, *, on_gpu: bool, powercap: Path = POWERCAP) -> bool:
@@ -133,8 +271,12 @@ def is_energy_known(watts: float | None, *, on_gpu: bool, powercap: Path = POWER
     )
 
 
-def _row(value: float | None, unit: str, source: str = MEASURED) -> dict[str, object]:
-    return {"value": value, "unit": unit, "source": None if value is None else source}
+def _row(value: float, unit: str, source: str = MEASURED) -> Row:
+    return {"value": value, "unit": unit, "source": source}
+
+
+def _unknown(unit: str, reason: str) -> Row:
+    return {"value": None, "unit": unit, "source": None, "note": reason}
 
 
 # ---------------------------------------------------------------- time and memory
@@ -151,7 +293,7 @@ def _peak_bytes() -> int:
 
     Since its start where the kernel cannot reset.
     """
-    for line in _text(Path("/proc/self/status")).splitlines():
+    for line in text_of(Path("/proc/self/status")).splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -169,96 +311,9 @@ def _cuda() -> Any:
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
-# ---------------------------------------------------------------- energy counters
-
-
-class Rapl:
-    """Energy counters of the processor packages in /sys/class/powercap, unwrapped by sampling."""
-
-    def __init__(self, powercap: Path = POWERCAP):
-        packages = [
-            zone
-            for zone in sorted(powercap.glob("*-rapl:*"))
-            if zone.name.count(":") == 1 and _text(zone / "name").startswith("package")
-        ]
-        self._range_uj = {zone: int(_text(zone / "max_energy_range_uj") or 0) for zone in packages}
-        self._last: dict[Path, int] = {}  # empty: no counter can be read
-        self._used_uj, self._lock, self._ended = 0, threading.Lock(), threading.Event()
-
-    def is_readable(self) -> bool:
-        """Return whether there are counters that this user may read."""
-        return bool(self._read())
-
-    def start(self) -> None:
-        """Start counting."""
-        self._last = self._read()
-        if self._last:
-            threading.Thread(target=self._keep_sampling, daemon=True).start()
-
-    def stop(self) -> float | None:
-        """Return joules since `start`; None where no counter can be read."""
-        self._ended.set()
-        self.sample()
-        return self._used_uj / 1e6 if self._last else None
-
-    def sample(self) -> None:
-        """Add the energy since the last sample.
-
-        A sample must be taken before a counter can wrap around twice.
-        """
-        with self._lock:
-            now = self._read() if self._last else {}
-            for zone, uj in now.items():
-                wrapped = self._range_uj[zone] if uj < self._last[zone] else 0
-                self._used_uj += uj - self._last[zone] + wrapped
-            self._last = now
-
-    def _keep_sampling(self) -> None:
-        while not self._ended.wait(SAMPLE_S):
-            self.sample()
-
-    def _read(self) -> dict[Path, int]:
-        values = {zone: _text(zone / "energy_uj") for zone in self._range_uj}
-        return {zone: int(text) for zone, text in values.items()} if all(values.values()) else {}
-
-
-def _text(path: Path) -> str:
-    """Return a system file's text; "" if it cannot be read.
-
-    RAPL counters are often for root only.
-    """
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
-class GpuEnergy:
-    """Energy counters of the GPUs that are visible to this process, by NVML."""
-
-    def __init__(self, nvml: Nvml | None = None):
-        self._nvml = nvml or Nvml()
-        self._before: dict[int, int] = {}
-
-    def is_readable(self) -> bool:
-        """Return whether there are counters that this user may read."""
-        return bool(self._read_mj())
-
-    def start(self) -> None:
-        """Start counting."""
-        self._before = self._read_mj()
-
-    def stop(self) -> float | None:
-        """Return joules since `start` of all GPUs visible to this process.
-
-        None where no counter can be read.
-        """
-        now = self._read_mj()
-        if not now or now.keys() != self._before.keys():
-            return None
-        return sum(now[number] - self._before[number] for number in now) / 1e3
-
-    def _read_mj(self) -> dict[int, int]:
-        """Return number of a GPU → millijoules, of those that count them."""
-        readings = {number: self._nvml.energy_mj(number) for number in self._nvml.visible_devices()}
-        return {number: energy for number, energy in readings.items() if energy is not None}
+def _gpus_held() -> int:
+    """Return how many GPUs this process has tensors on, or had in the running block."""
+    cuda = _cuda()
+    if cuda is None:
+        return 0
+    return sum(cuda.max_memory_allocated(i) > 0 for i in range(cuda.device_count()))

@@ -67,4 +67,5 @@ class StoredStudy(TypedDict, total=False):
     tags: Mapping[str, str]
     params: Mapping[str, object]
     environment: Mapping[str, Any]
+    idle_power: Mapping[str, Mapping[str, Any]]  # machine → energy.IdlePower
     metric_names: Mapping[str, str | tuple[str, float]]

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..errors import ResourceError, no_home
+from ..errors import ResourceError, UsageError, no_home
 from ..spec import Spec, setting
 from .engines import ENGINES
+from .grid import factor_of
 
 FORMS = ("png", "svg", "pdf")  # of figures
 ALL, STUDY, NONE = "all", "study", "none"  # which figures are drawn
@@ -95,9 +96,41 @@ class Settings(Spec):
     watts: float | None = setting(
         None, identity=False, low=0.0, help="watts a busy core draws, for an energy estimate"
     )
+    watts_range: tuple[float, ...] = setting(
+        (),
+        identity=False,
+        low=0.0,
+        help="least and most that --watts may really be, as 6,12. Default: half and one and a half",
+    )
     grid: float | None = setting(
         None, identity=False, low=0.0, help="g CO2 per kWh of your electricity, for an estimate"
     )
+    country: str | None = setting(
+        None,
+        identity=False,
+        help="country of your electricity by three letters (DEU), whose g CO2 per kWh are taken "
+        "from a table of Our World in Data, in place of --grid",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.country is not None:
+            if self.grid is not None:
+                raise UsageError("conflict", "--grid and --country", expected="one of the two")
+            factor_of(self.country)  # raises UsageError for an unknown one
+        if self.watts_range:
+            self._check_range()
+
+    def _check_range(self) -> None:
+        """Raise UsageError unless --watts-range is two numbers around --watts."""
+        watts, ends = self.watts, self.watts_range
+        if watts is None or len(ends) != 2 or not ends[0] <= watts <= ends[1]:
+            given = ",".join(f"{end:g}" for end in ends)
+            raise UsageError(
+                "watts-range",
+                f"--watts-range {given}" + ("" if watts is None else f" with --watts {watts:g}"),
+                expected="--watts, and two numbers that it is between",
+            )
 
     @property
     def cache_folder(self) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import safetensors.torch
 import torch
+from torch import Tensor, nn
 
 from .frozen_prefix.split import _Flops, _unfused
 from .network import Network
@@ -16,6 +17,19 @@ from .recipe import Recipe
 
 LEAST, MOST = 7, 300  # runs of which the median is taken
 BUDGET_S = 1.0  # of runs, for a network and a batch size
+
+
+class CropModel(nn.Module):
+    """Any module that takes normalised crops (n, channels, input_size, input_size)."""
+
+    def __init__(self, body: nn.Module, channels: int, input_size: int):
+        super().__init__()
+        self.body, self.channels, self.input_size = body, channels, input_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the module gives for crops."""
+        result: Tensor = self.body(x)
+        return result
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,7 @@ def _moments(recipe: Recipe) -> Sequence[str]:
     return ("exp_avg", "exp_avg_sq")
 
 
-def macs(network: Network) -> int:
+def macs(network: Network | CropModel) -> int:
     """Count the multiply-accumulate operations of one image: half of torch's FLOP count."""
     device = next(network.parameters()).device
     x = torch.zeros(1, network.channels, network.input_size, network.input_size, device=device)
@@ -76,7 +90,7 @@ def macs(network: Network) -> int:
 
 
 def latency(
-    networks: Mapping[str, Network],
+    networks: Mapping[str, Network | CropModel],
     batch: int,
     device: str = "cpu",
     *,
@@ -107,7 +121,7 @@ def latency(
     return {name: statistics.median(seconds) / batch for name, seconds in took.items() if seconds}
 
 
-def _run(network: Network, batch: int, device: str) -> Callable[[], float]:
+def _run(network: Network | CropModel, batch: int, device: str) -> Callable[[], float]:
     x = torch.zeros(batch, network.channels, network.input_size, network.input_size, device=device)
 
     def run() -> float:

@@ -139,6 +139,16 @@ def read_record(folder: Path) -> dict[str, Any]:
     return result
 
 
+def check_packages() -> None:
+    """Raise ResourceError where a package is absent that makes or runs a model."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise missing_package(error) from error
+
+
 def missing_package(error: ImportError) -> ResourceError:
     """Return the error that a package of the extra `export` is not installed."""
     return ResourceError("package-missing", f"{error.name} is not installed", remedy=EXTRA)

@@ -134,6 +134,8 @@ def predict(
                 limit=place.prefix_bytes,
                 stopping=place.stopping,
                 shared=place.shared,
+                usage=place.usage,
+                inherit=place.inherit,
             ),
         )
     return _logits(network, rows, recipe, place)
@@ -313,6 +315,8 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
                 folder=checkpoint.parent if checkpoint is not None else None,
                 stopping=self.place.stopping,
                 shared=self.place.shared,
+                usage=self.place.usage,
+                inherit=self.place.inherit,
             ),
         )
         if choice is not None:

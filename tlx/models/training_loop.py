@@ -36,6 +36,7 @@ class TrainingContext:
     prefix_bytes  of what a frozen prefix gives, kept in memory or next to the checkpoint
     on_choice     whether that is kept, and why
     shared        folder in which it is kept for the other trainings of a study, of scored rows
+    usage, inherit  see `CacheRequest`
     moments       steps done (0: before the first) after which `on_moment` sees the network
     """
 
@@ -47,6 +48,8 @@ class TrainingContext:
     prefix_bytes: int = prefix.LIMIT_BYTES
     on_choice: Callable[[prefix.CacheDecision], None] = lambda choice: None
     shared: Path | None = None
+    usage: Callable[[], dict[str, float]] = dict
+    inherit: Callable[[dict[str, float]], None] = lambda usage: None
     moments: frozenset[int] = frozenset()
     on_moment: Callable[[int, nn.Module], None] = lambda step, network: None
 

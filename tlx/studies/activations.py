@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..data import datasets
@@ -13,7 +15,7 @@ from ..features.dump import Dump, ExtractionConfig
 from ..features.embedding import EMBEDDINGS
 from ..features.extract import ExtractionContext as ExtractionPlace
 from ..features.extract import extract
-from ..lab import signals
+from ..lab import cost, energy, signals
 from ..lab.settings import Settings
 from ..models import backbones, descriptions, layers
 from ..models.network import Network
@@ -232,7 +234,15 @@ def _dump_place(
         },
         progress=progress or (lambda done, of: None),
         stopping=stopping,
+        metered=functools.partial(metered, settings.resolved_device()),
     )
+
+
+@contextlib.contextmanager
+def metered(device: str) -> Iterator[Callable[[], cost.Usage]]:
+    """Meter the block: the context gives a function that tells what it has used so far."""
+    with cost.Meter(idle=energy.idle_power(device != "cpu")) as meter:
+        yield meter.usage
 
 
 def dump_folder(settings: Settings) -> Path:

@@ -185,6 +185,8 @@ class TrialContext:
     tell: Callable[[int, int], None]  # (batches done, batches in the epoch)
     stopping: Callable[[], bool]
     shared: Path | None = None  # folder of what the trials of the study share while they run
+    usage: Callable[[], dict[str, float]] = dict  # what the trial has used so far (lab.cost.Usage)
+    inherit: Callable[[dict[str, float]], None] = lambda usage: None  # its part of shared work
 
 
 @dataclass(frozen=True)

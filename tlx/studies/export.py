@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -13,14 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__, files
-from ..errors import IntegrityError, TlxError, UsageError
+from .. import __version__, files, locks
+from ..errors import BadDataError, IntegrityError, MissingError, UsageError
 from ..features import voting
 from ..lab import environment
 from ..lab.settings import Settings
 from ..lab.store import Store
 from ..metrics import calibration, crossed
-from ..models.onnx_file import CARD, FORMAT, ONNX, RECORD, OnnxModel, crops_of
+from ..models.onnx_file import (
+    CARD,
+    FORMAT,
+    ONNX,
+    RECORD,
+    OnnxModel,
+    check_packages,
+    crops_of,
+    read_record,
+)
 from ..models.served import Served, export_onnx
 from ..result import Result
 from .export_card import card
@@ -65,7 +76,8 @@ class ExportRequest:
 def export(request: ExportRequest, out: Path) -> ExportedTrial:
     """Write the export of a trial to the folder `out`, whole or not at all.
 
-    An export that is there is replaced; any other content is refused.
+    An export that is there is replaced; any other content is refused. The model is made again
+    once: it is taken from the cache from then on.
 
     Raises what `rebuild` raises; IntegrityError where the ONNX model decides otherwise than the
     trial; ResourceError where the packages of the extra `export` are absent.
@@ -73,11 +85,14 @@ def export(request: ExportRequest, out: Path) -> ExportedTrial:
     from ..lab.tracking import serving
 
     check_folder(out)
-    rebuilt = request.rebuild()
+    source = kept(request)
     with replacing(out) as folder:
-        network = folder / "network"
-        network.mkdir()
-        record = write_network(request, rebuilt, network)
+        network = files.make_folder(folder / "network")
+        shutil.copyfile(source / ONNX, network / ONNX)
+        record = read_record(source) | {"title": request.chosen.study.get("title", "")}
+        files.write_json(network / RECORD, record)
+        text = card(record, request.chosen.result, _siblings(request), request)
+        files.write_text(network / CARD, text)
         serving.save(network, folder / MLFLOW, record["classes"])
         for path in network.iterdir():
             path.rename(folder / path.name)
@@ -86,16 +101,33 @@ def export(request: ExportRequest, out: Path) -> ExportedTrial:
 
 
 def kept(request: ExportRequest) -> Path:
-    """Return the folder of the model of a trial in the cache, made now if it is not there."""
-    out = request.settings.cache_folder / "served" / request.chosen.result.key
-    try:
-        OnnxModel(out)
-    except (TlxError, KeyError, TypeError):
+    """Return the sealed folder of the model of a trial in the cache, made now if it is not there.
+
+    One that is damaged is made again.
+    """
+    cache = request.settings.cache_folder
+    out = cache / "served" / request.chosen.name
+    with locks.lock(cache / "locks" / f"served-{out.name}", wait=True):
+        if _is_kept(out):
+            return out
+        check_packages()
         rebuilt = request.rebuild()
-        files.make_folder(out.parent)
         with replacing(out) as folder:
             write_network(request, rebuilt, folder)
+            files.seal(folder)
     return out
+
+
+def _is_kept(out: Path) -> bool:
+    """Return whether a folder of the cache is a model, whole and undamaged."""
+    if not out.is_dir():
+        return False
+    try:
+        files.verify(out)
+        OnnxModel(out)
+    except (IntegrityError, MissingError, BadDataError):
+        return False
+    return True
 
 
 def check_folder(out: Path) -> None:
@@ -113,28 +145,76 @@ def check_folder(out: Path) -> None:
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """Return a new folder that takes the place of `out` at the end of the block."""
+    """Return a new folder that takes the place of `out` at the end of the block.
+
+    What a killed process has left beside `out` is cleared first: a folder in progress is removed,
+    one that was moved aside to be replaced is put back.
+    """
     out = out.absolute()
     with files.storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=files.TEMPORARY + out.name, dir=out.parent))
+        _clear_leftovers(out)
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
+    with _claimed(folder):
+        try:
+            folder.chmod(0o777 & ~_umask())
+            yield folder
+            with files.storage_errors(out):
+                for path in folder.rglob("*"):
+                    if path.is_file():
+                        _sync(path)
+                if out.exists():
+                    old = folder.with_name(folder.name + OLD)
+                    out.rename(old)
+                    folder.rename(out)
+                    shutil.rmtree(old)
+                else:
+                    folder.rename(out)
+                files.sync_folder(out.parent)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+OLD = "-old"  # ends the name of a folder that is replaced, while it is
+
+
+def _prefix(out: Path) -> str:
+    return f"{files.TEMPORARY}{out.name}."
+
+
+def _clear_leftovers(out: Path) -> None:
+    """Remove what killed processes have left of `out`, and put back what they moved aside."""
+    for path in sorted(out.parent.glob(glob.escape(_prefix(out)) + "*")):
+        if path.name.endswith(OLD):
+            continue
+        with _claimed(path) as is_dead:
+            if is_dead:
+                shutil.rmtree(path, ignore_errors=True)
+    for old in sorted(out.parent.glob(glob.escape(_prefix(out)) + "*" + OLD)):
+        if old.with_name(old.name.removesuffix(OLD)).exists():
+            continue  # of a process that lives
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(out)
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Lock a folder in progress, which frees it when its process dies; give whether it was free.
+
+    Where the file system has no such locks, a folder of another process is never taken for free.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        folder.chmod(0o777 & ~_umask())
-        yield folder
-        with files.storage_errors(out):
-            for path in folder.rglob("*"):
-                if path.is_file():
-                    _sync(path)
-            if out.exists():
-                old = folder.with_name(folder.name + "-old")
-                out.rename(old)
-                folder.rename(out)
-                shutil.rmtree(old)
-            else:
-                folder.rename(out)
-            files.sync_folder(out.parent)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_free = True
+        except OSError:
+            is_free = False
+        yield is_free
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(fd)
 
 
 def _umask() -> int:
@@ -152,8 +232,8 @@ def _sync(path: Path) -> None:
 
 
 def write_network(request: ExportRequest, rebuilt: RebuiltTrial, folder: Path) -> dict[str, Any]:
-    """Write model.onnx, model.json and card.md; return the record, which is checked on images."""
-    spec, result = request.chosen.spec, request.chosen.result
+    """Write model.onnx and model.json; return the record, which is checked on images."""
+    spec, result, classes = request.chosen.spec, request.chosen.result, rebuilt.classes
     shape, crops = crops_of(rebuilt.sizing)
     temperatures = calibration.temperatures(rebuilt.val_scores, rebuilt.val_labels)
     model = Served(
@@ -172,7 +252,7 @@ def write_network(request: ExportRequest, rebuilt: RebuiltTrial, folder: Path) -
         "kind": result.kind,
         "title": request.chosen.study.get("title", ""),
         "settings": spec.identity(),
-        "classes": list(rebuilt.classes),
+        "classes": list(classes),
         "height": shape[0],
         "width": shape[1],
         "channels": shape[2],
@@ -187,12 +267,19 @@ def write_network(request: ExportRequest, rebuilt: RebuiltTrial, folder: Path) -
         "temperature": dict(zip(("crop", "image"), temperatures, strict=True)),
         "versions": environment.versions() | {"tlx": __version__},
         "sha256": files.sha256(folder / ONNX),
+        "confusion": voting.confusion(rebuilt.labels, rebuilt.decided, len(classes)).tolist(),
     }
+    if request.chosen.refit:
+        record["refit"] = {
+            "train_images": rebuilt.train_images,
+            "seconds": rebuilt.seconds,
+            "val_accuracy": rebuilt.val_accuracy,
+            "trial_val_accuracy": result.scores["best_val_accuracy"],
+            "trial_test_accuracy": result.scores.get("test_accuracy"),
+        }
     files.write_json(folder / RECORD, record)
     record |= _checked_on_images(OnnxModel(folder), rebuilt, result, temperatures)
     files.write_json(folder / RECORD, record)
-    text = card(record, result, rebuilt.labels, rebuilt.decided, _siblings(request), request)
-    files.write_text(folder / CARD, text)
     return record
 
 
@@ -223,9 +310,9 @@ def _checked_on_images(
     if len(differing):
         raise IntegrityError(
             "export-differs",
-            f"the ONNX model gives other labels than the trial to {len(differing)} of "
+            f"the ONNX model gives other labels than the network to {len(differing)} of "
             f"{len(labels)} images, the first {rebuilt.files[differing[0]]}",
-            expected="the labels of the trial",
+            expected="the labels of the network it was made from",
             remedy="the crops of a trial with --precomputed-crops cannot be made from the images"
             if result.spec.get("precomputed_crops")
             else "export another trial of the study",

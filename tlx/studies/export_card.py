@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..features import voting
 from ..result import Result
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ SHOWN_CLASSES = 200  # rows of the table per class
 def card(
     record: dict[str, Any],
     result: Result,
-    labels: np.ndarray,
-    decided: np.ndarray,
     siblings: Sequence[Result],
     request: ExportRequest,
 ) -> str:
@@ -29,8 +26,8 @@ def card(
         _head(record, result, request),
         _use(record),
         _accuracy(record, result, siblings),
-        _per_class(record, labels, decided),
-        _cost(result),
+        _per_class(record),
+        _cost(record, result),
         _limits(record, result),
         _made_with(record, request),
     ]
@@ -38,26 +35,32 @@ def card(
 
 
 def _head(record: dict[str, Any], result: Result, request: ExportRequest) -> str:
-    spec, details = result.spec, result.details
-    classes = record["classes"]
+    spec, classes = result.spec, record["classes"]
     shown = ", ".join(classes[:20])
     if len(classes) > 20:
         shown += f" and {len(classes) - 20} more"
     way = "a fine-tuned network"
     if result.kind == "feature-extraction":
         way = f"the classifier {spec['classifier']} on features of a frozen network"
-    train = details.get("train_images", 0)
     return "\n".join(
         [
             f"# {record['title'] or 'Image classifier'}",
             "",
             f"Image classifier with {len(classes)} classes: {shown}. It is {way} "
-            f"({spec['architecture']}), trained on {spec['shots']} images per class ({train} in "
-            f"all) of the data set {request.chosen.study.get('tags', {}).get('tlx.dataset', '')}.",
+            f"({spec['architecture']}), trained on {_amount(record, result)} of the data set "
+            f"{request.chosen.study.get('tags', {}).get('tlx.dataset', '')}.",
             "",
             f"Chosen: {request.chosen.reason}.",
         ]
     )
+
+
+def _amount(record: dict[str, Any], result: Result) -> str:
+    """Return how many images the model learned from, in words."""
+    if "refit" in record:
+        return f"all {record['refit']['train_images']} training images"
+    train = result.details.get("train_images", 0)
+    return f"{result.spec['shots']} images per class ({train} in all)"
 
 
 def _use(record: dict[str, Any]) -> str:
@@ -93,11 +96,12 @@ def _accuracy(record: dict[str, Any], result: Result, siblings: Sequence[Result]
         "## Accuracy",
         "",
         f"{_percent(accuracy['value'])} of {accuracy['images']} {of}, as the mean over classes "
-        f"({interval}, over other images of the same kind). The exported model gives each of these "
-        "images the label that the trial gave it.",
+        f"({interval}, over other images of the same kind). {_same_labels(record)}",
     ]
     scores = [r.scores["test_accuracy"] for r in siblings]
-    if len(scores) > 1:
+    if "refit" in record:
+        lines.append(_refit(record, result))
+    elif len(scores) > 1:
         lines.append(
             f"Other draws of {result.spec['shots']} training images per class gave "
             f"{_percent(min(scores))} to {_percent(max(scores))}, {_percent(np.mean(scores))} on "
@@ -115,8 +119,32 @@ def _accuracy(record: dict[str, Any], result: Result, siblings: Sequence[Result]
     return "\n".join(lines)
 
 
-def _per_class(record: dict[str, Any], labels: np.ndarray, decided: np.ndarray) -> str:
-    counts = voting.confusion(labels, decided, len(record["classes"]))
+def _same_labels(record: dict[str, Any]) -> str:
+    """Return what the labels of the exported model were compared with."""
+    maker = "the network and classifier that were trained for it" if "refit" in record else ""
+    return (
+        "The exported model gives each of these images the label that "
+        f"{maker or 'the trial'} gave it."
+    )
+
+
+def _refit(record: dict[str, Any], result: Result) -> str:
+    """Return what is known of a model that no trial has scored."""
+    refit = record["refit"]
+    text = (
+        "It was trained again, with the settings of the chosen trial, on all training images. No "
+        "trial scored this model, so its labels could not be compared with a trial's: its accuracy "
+        f"on validation images is {_percent(refit['val_accuracy'])}, that of the trial, which "
+        f"learned from {result.spec['shots']} images per class, was "
+        f"{_percent(refit['trial_val_accuracy'])}"
+    )
+    if refit["trial_test_accuracy"] is not None:
+        text += f" ({_percent(refit['trial_test_accuracy'])} on test images)"
+    return f"{text}."
+
+
+def _per_class(record: dict[str, Any]) -> str:
+    counts = np.array(record["confusion"])
     lines = ["## Per class", "", "| class | images | recognised |", "|---|---|---|"]
     for number, name in enumerate(record["classes"][:SHOWN_CLASSES]):
         images = int(counts[number].sum())
@@ -128,7 +156,7 @@ def _per_class(record: dict[str, Any], labels: np.ndarray, decided: np.ndarray) 
     return "\n".join(lines)
 
 
-def _cost(result: Result) -> str:
+def _cost(record: dict[str, Any], result: Result) -> str:
     lines = ["## Cost of the trial", "", "What could not be measured is left out.", ""]
     for name, row in result.cost.items():
         value = row.get("value")
@@ -138,13 +166,16 @@ def _cost(result: Result) -> str:
     seconds = result.scores.get("total_s")
     if seconds is not None:
         lines.append(f"- seconds of training and scoring: {seconds:.2f}")
+    if "refit" in record:
+        took = record["refit"]["seconds"]
+        lines.append(f"- seconds of training on all images and of scoring them: {took:.2f}")
     return "\n".join(lines)
 
 
 def _limits(record: dict[str, Any], result: Result) -> str:
     few = [
         name
-        for name, row in zip(record["classes"], result.details.get("confusion") or [], strict=False)
+        for name, row in zip(record["classes"], record["confusion"], strict=True)
         if sum(row) < 10
     ]
     lines = [
@@ -152,7 +183,7 @@ def _limits(record: dict[str, Any], result: Result) -> str:
         "",
         "- It knows these classes only: a picture of anything else gets one of these labels.",
         "- The accuracy holds for images of the same kind as those it was scored on.",
-        f"- It learned from {result.spec['shots']} images per class.",
+        f"- It learned from {_amount(record, result)}.",
     ]
     if result.spec.get("precision") == "bfloat16":
         lines.append("- The trial computed in bfloat16, this model in float32.")

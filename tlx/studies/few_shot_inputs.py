@@ -259,6 +259,14 @@ def _rows_in_use(spec: FewShotTrial, few: FewShotGrid, result: PreflightResult) 
         yield from folder.tables[name]
 
 
+def rows_of_refit(result: PreflightResult) -> Iterator[Row]:
+    """Yield the rows of validation and test images, and of all training images."""
+    assert result.splits is not None
+    yield from result.splits.val
+    yield from result.splits.test
+    yield from pool_rows(result.splits)
+
+
 def _read_all(
     folder: datasets.ImageFolder, result: PreflightResult, progress: Progress | None
 ) -> list[TlxError]:
@@ -387,6 +395,16 @@ class FewShotData:
                 )
             )
         return rows
+
+    def content_of(self, spec: FewShotTrial, few: FewShotGrid) -> str:
+        """Return the digest of all inputs of the draw of a trial; "" if there is no such draw."""
+        place = (spec.shots, spec.split)
+        contents = {(shots, split): content for shots, split, _, content in self.draws(spec, few)}
+        return contents.get(place, "")
+
+    def whole_pool(self) -> Samples:
+        """Return all training images that draws are made from, as training samples."""
+        return self._samples(pool_rows(self._splits))
 
     def study_key(self, spec: Spec) -> str:
         """Return the study's key: what its trials have in common, by content."""

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from .. import files
 from ..errors import Stopped, TlxError, late_refusal
-from ..lab import cost, environment, resources, signals
+from ..lab import cost, energy, environment, resources, signals
 from ..lab.engines import ENGINES
 from ..lab.settings import Figures, Settings
 from ..lab.store import Draft, Store
@@ -72,6 +72,9 @@ def run_stage(
     outcomes: Outcomes = {key: result for key in keys if (result := store.find(key)) is not None}
     reused = len(outcomes)
     record(store, stage)
+    idle = None
+    if reused < len(keys):
+        idle = _idle_power(store, stage.key, settings)
     mirror = None
     if target is not None:
         mirror = tracking_api.Mirror(
@@ -90,7 +93,7 @@ def run_stage(
     with signals.graceful(), contextlib.ExitStack() as held:
         if mirror is not None:
             held.enter_context(mirror)
-        run_groups(stage, store, settings, hear, outcomes, figures.trial_form)
+        run_groups(stage, store, settings, hear, outcomes, figures.trial_form, idle=idle)
         if write_summary is not None:
             write_summary(store, stage.key)
         else:
@@ -120,6 +123,8 @@ def run_groups(
     hear: Callable[[Event], None],
     outcomes: Outcomes,
     form: str | None,
+    *,
+    idle: energy.IdlePower | None = None,
 ) -> None:
     """Run the groups that have an unfinished trial.
 
@@ -141,6 +146,7 @@ def run_groups(
                 settings,
                 form,
                 str(shared) if several else None,
+                idle,
             )
             specs, inputs = [trial.spec for trial in todo], todo[0].inputs
             tasks.append(
@@ -240,6 +246,7 @@ def record(store: Store, stage: Stage) -> None:
             "tags": dict(stage.tags),
             "params": dict(stage.params),
             "environment": environment.gather(),
+            **({"idle_power": before["idle_power"]} if "idle_power" in before else {}),
         },
     )
 
@@ -258,6 +265,24 @@ def _grouped(stage: Stage, alone: Collection[str]) -> dict[str, GroupPlace]:
     }
 
 
+def _idle_power(store: Store, key: str, settings: Settings) -> energy.IdlePower | None:
+    """Return the idle power of this machine from the record of a study, sampled if it has none.
+
+    None, at once, on a machine without counters.
+    """
+    study = store.read_study(key)
+    assert study is not None
+    machine = energy.this_machine()
+    known = dict(study.get("idle_power", {}))
+    if machine in known:
+        return energy.IdlePower.from_json(known[machine])
+    sampled = energy.idle_power(settings.resolved_device() != "cpu")
+    if sampled is not None:
+        known[machine] = sampled.to_json()
+        store.write_study(key, {**study, "idle_power": known})
+    return sampled
+
+
 # ---------------------------------------------------------------- in the process of a trial
 
 
@@ -272,6 +297,7 @@ class TrialJob:
     settings: Settings
     form: str | None  # of the trial's figures; None: not drawn
     shared: str | None = None  # folder of what the trials share while they run; None: nothing
+    idle: energy.IdlePower | None = None  # of the machine that started the study
 
 
 def run_group(
@@ -312,21 +338,31 @@ def run_trial(
     """Return the result of a trial, continued from its draft."""
     settings, teller = job.settings, _ProgressReporter(draft, spec, emit)
     shared = None if job.shared is None else Path(job.shared)
-    context = TrialContext(
-        draft.folder, job.device, teller.log, teller.tell, signals.stopping, shared
-    )
-    carbon = cost.Carbon(settings.grid, "declared") if settings.grid is not None else None
+    idle = job.idle if job.idle is not None and job.idle.machine == energy.this_machine() else None
+    inherited: list[cost.Usage] = []
     with (
         resources.Sampler(teller.resources)
         if settings.system_metrics
         else contextlib.nullcontext(),
-        cost.Meter(watts=settings.watts, carbon=carbon) as meter,
+        cost.Meter(cost.declared_of(settings), idle=idle) as meter,
     ):
+        context = TrialContext(
+            draft.folder,
+            job.device,
+            teller.log,
+            teller.tell,
+            signals.stopping,
+            shared,
+            meter.usage,
+            inherited.append,
+        )
         result = job.run(spec, inputs, context)
     for scratch in draft.folder.glob("training.*"):
         scratch.unlink()  # the training's state served to continue it
     job.write_trial_figures(draft.folder, result, job.form)
-    return replace(result, cost=meter.cost(), environment=environment.gather())
+    written = sum(path.stat().st_size for path in draft.folder.rglob("*") if path.is_file())
+    from_others = functools.reduce(cost.added, inherited) if inherited else None
+    return replace(result, cost=meter.cost(from_others, written), environment=environment.gather())
 
 
 class _ProgressReporter:

@@ -8,8 +8,8 @@ what the trial recorded before it is used for anything.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,13 @@ from ..models.samples import Samples
 from ..models.served import FrozenFeatures
 from ..models.training import TrainingContext, deterministic, predict
 from ..result import FINISHED, Result
-from .base import Stage
+from .base import Trial
 from .compare.spec import Decision
-from .feature_extraction.plan import feature_extraction_study
+from .feature_extraction import plan as feature_extraction_plan
 from .feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
 from .few_shot import FewShotGrid, FewShotTrial
 from .few_shot_inputs import PreflightResult, Progress
-from .fine_tuning.plan import fine_tuning_study
+from .fine_tuning import plan as fine_tuning_plan
 from .fine_tuning.spec import FineTuning
 from .fine_tuning.trial import selection_samples, tuned
 from .listing import only_match
@@ -57,6 +57,7 @@ class ChosenTrial:
 
     tags   of a registered version: what a comparison says of it
     alias  that a registered version gets if none is given; "" for none
+    refit  whether its model is trained on all training images instead of its draw
     """
 
     result: Result
@@ -64,6 +65,12 @@ class ChosenTrial:
     reason: str
     tags: Mapping[str, str] = field(default_factory=dict)
     alias: str = ""
+    refit: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return the name of its model in the cache."""
+        return self.result.key + ("-refit" if self.refit else "")
 
     @property
     def spec(self) -> FewShotTrial:
@@ -71,12 +78,16 @@ class ChosenTrial:
         return FewShotTrial.from_json(self.result.spec)
 
 
-def choose(store: Store, requested: str, classifier_text: str | None = None) -> ChosenTrial:
+def choose(
+    store: Store, requested: str, classifier_text: str | None = None, *, refit: bool = False
+) -> ChosenTrial:
     """Return the trial of a key: a trial's, or a study's, or the first letters of one.
 
     Of a study it is the trial of the largest shots with the median validation accuracy among its
     splits; of several classifiers that of the best mean validation accuracy, or `classifier_text`.
     Of a comparison it is the one of the recommended side, at the shots that the answer is for.
+
+    refit  its model is to be trained on all training images
 
     Raises MissingError if there is none, BadDataError if several begin so, UsageError for a trial
     of another kind.
@@ -87,11 +98,18 @@ def choose(store: Store, requested: str, classifier_text: str | None = None) -> 
     matches = sorted({*of_study, *of_trial})
     only_match(store, requested, matches, "trial or study")
     if of_trial:
-        return _trial(store, of_trial[0])
-    study = store.read_study(of_study[0])
-    if study is not None and study["kind"] == Decision.kind:
-        return _winner(store, study)
-    return _median(store, of_study[0], classifier_text)
+        chosen = _trial(store, of_trial[0])
+    else:
+        study = store.read_study(of_study[0])
+        if study is not None and study["kind"] == Decision.kind:
+            chosen = _winner(store, study)
+        else:
+            chosen = _median(store, of_study[0], classifier_text)
+    if not refit:
+        return chosen
+    return replace(
+        chosen, refit=True, reason=f"{chosen.reason}; trained again on all training images"
+    )
 
 
 def _trial(store: Store, key: str) -> ChosenTrial:
@@ -232,6 +250,7 @@ class RebuiltTrial:
     scores      (n, c, k) scores of their crops
     vote        by which the crops decide
     seconds     that it took
+    train_images  that it learned from
     val_selected  (n,) class of each validation image by the crops that chose the epoch, where the
                 trial chose it on fewer than all
     """
@@ -247,6 +266,7 @@ class RebuiltTrial:
     scores: np.ndarray
     vote: str
     seconds: float = 0.0
+    train_images: int = 0
     notes: list[str] = field(default_factory=list)
     val_selected: np.ndarray | None = None
 
@@ -254,6 +274,12 @@ class RebuiltTrial:
     def decided(self) -> np.ndarray:
         """Return the class (n,) that the trial gives each of the images."""
         return voting.VOTING[self.vote](self.scores)
+
+    @property
+    def val_accuracy(self) -> float:
+        """Return the accuracy on the validation images."""
+        counts = voting.confusion(self.val_labels, self.val_decided, len(self.classes))
+        return float(voting.mean_per_class_accuracy(counts))
 
     @property
     def val_decided(self) -> np.ndarray:
@@ -276,6 +302,8 @@ def rebuild(
 ) -> RebuiltTrial:
     """Return the model of a trial; IntegrityError unless it decides as the trial did.
 
+    One that is trained on all training images decides otherwise, and is not compared.
+
     moved  where data set, splits or weights are now, if not where the trial found them
     """
     started = time.perf_counter()
@@ -284,7 +312,8 @@ def rebuild(
     deterministic(threads)
     with threadpool_limits(threads):
         rebuilt = REBUILD[chosen.result.kind](chosen, spec, settings, note, progress)
-    _check_same(chosen.result, store, rebuilt)
+    if not chosen.refit:
+        _check_same(chosen.result, store, rebuilt)
     rebuilt.seconds = time.perf_counter() - started
     return rebuilt
 
@@ -307,9 +336,9 @@ def _placed(chosen: ChosenTrial, moved: Mapping[str, str]) -> FewShotTrial:
     return spec.replace(**places)
 
 
-def _trial_of(stage: Stage, chosen: ChosenTrial) -> Any:
-    """Return the trial of the stage with the chosen key."""
-    for trial in stage.trials:
+def _trial_of(trials: Sequence[Trial], chosen: ChosenTrial) -> Any:
+    """Return the trial with the chosen key."""
+    for trial in trials:
         if trial.spec.key == chosen.result.key:
             return trial
     raise IntegrityError(
@@ -328,20 +357,34 @@ def _fine_tuned(
     progress: Progress | None,
 ) -> RebuiltTrial:
     assert isinstance(spec, FineTuning)
-    few = FewShotGrid(shots=(spec.shots,), splits=spec.split + 1)
-    stage, preflight = fine_tuning_study(spec, few, settings)
-    trial = _trial_of(stage, chosen)
-    scores = chosen.result.scores
-    note(
-        "the trial kept no weights: the network is trained again, which took "
-        f"{scores.get('train_s', 0.0):.1f} s then"
-    )
+    seconds = chosen.result.scores.get("train_s", 0.0)
+    if chosen.refit:
+        refitted, preflight = fine_tuning_plan.refit_inputs(spec, settings)
+        trial = _trial_of([refitted], chosen)
+        note(
+            f"the network is trained on all {len(trial.inputs.train)} training images; on "
+            f"{chosen.result.details['train_images']} it took {seconds:.1f} s"
+        )
+    else:
+        few = FewShotGrid(shots=(spec.shots,), splits=spec.split + 1)
+        stage, preflight = fine_tuning_plan.fine_tuning_study(spec, few, settings)
+        trial = _trial_of(stage.trials, chosen)
+        note(
+            "the trial kept no weights: the network is trained again, which took "
+            f"{seconds:.1f} s then"
+        )
     place = TrainingContext(
         settings.resolved_device(),
         on_epoch=lambda epoch, values: progress(epoch + 1, spec.most_epochs) if progress else None,
     )
     network, fitted = tuned(trial.spec, trial.inputs, place)
     if fitted.ended == "diverged":
+        if chosen.refit:
+            raise BadDataError(
+                "refit-diverged",
+                f"the training on all {len(trial.inputs.train)} training images diverged",
+                remedy="export the trial itself, without --refit",
+            )
         raise _other("training diverged", "a training that ends as then")
     logits = predict(network, trial.inputs.val, spec, place)
     held = trial.inputs.test or trial.inputs.val
@@ -365,10 +408,15 @@ def _fitted_again(
     assert isinstance(spec, FeatureExtraction)
     graphs.check(spec.classifier.partition(":")[0])
     spec = spec.replace(model_description=None)  # its layers are in the spec
-    few = _grid_of(chosen, spec)
-    sweep = FeatureExtractionGrid(classifier=spec.classifier)
-    stage, preflight = feature_extraction_study(spec, few, sweep, settings, progress)
-    trial = _trial_of(stage, chosen)
+    if chosen.refit:
+        refitted, preflight = feature_extraction_plan.refit_inputs(spec, settings, progress)
+        trial = _trial_of([refitted], chosen)
+    else:
+        sweep, few = FeatureExtractionGrid(classifier=spec.classifier), _grid_of(chosen, spec)
+        stage, preflight = feature_extraction_plan.feature_extraction_study(
+            spec, few, sweep, settings, progress
+        )
+        trial = _trial_of(stage.trials, chosen)
     inputs = trial.inputs
     prepared = inputs.prepared(trial.spec)
     requested = classifier(spec.classifier)
@@ -378,7 +426,7 @@ def _fitted_again(
     of_features = prepared.training.fit(requested, for_features=True)
     assert preflight.network is not None
     body = graphs.FeatureBody(
-        _features(preflight.network, spec),
+        frozen_features(preflight.network, spec),
         graphs.EmbeddedRows(prepared.embedding),
         graphs.scores_of(of_features, len(inputs.classes)),
     )
@@ -395,7 +443,7 @@ def _grid_of(chosen: ChosenTrial, spec: FewShotTrial) -> FewShotGrid:
     return FewShotGrid(shots=tuple(sorted(shots | {spec.shots})), splits=draws)
 
 
-def _features(network: Network, spec: FeatureExtraction) -> FrozenFeatures:
+def frozen_features(network: Network, spec: FeatureExtraction) -> FrozenFeatures:
     """Return the frozen network as it was extracted from: batch norms folded, where they were."""
     names = activations.resolve(network, spec.layers)
     runner, folded = folding.for_inference(network, fold=spec.fold)
@@ -428,6 +476,7 @@ def _rebuilt(
         labels=held.labels,
         scores=scores[1].reshape(len(held), held.crops, -1),
         vote=spec.vote,
+        train_images=len(inputs.train),
         notes=list(preflight.notes),
     )
 
@@ -443,8 +492,7 @@ REBUILD: dict[str, Callable[..., RebuiltTrial]] = {
 
 def _check_same(result: Result, store: Store, rebuilt: RebuiltTrial) -> None:
     """Raise IntegrityError unless the decisions are those that the trial recorded."""
-    counts = voting.confusion(rebuilt.val_labels, rebuilt.val_decided, len(rebuilt.classes))
-    accuracy = voting.mean_per_class_accuracy(counts)
+    accuracy = rebuilt.val_accuracy
     if accuracy != result.scores["best_val_accuracy"]:
         raise _other(
             f"validation accuracy {accuracy:.6f}", f"{result.scores['best_val_accuracy']:.6f}"

@@ -31,6 +31,8 @@ def training_context(context: TrialContext, **more: Any) -> TrainingContext:
         context.log,
         context.tell,
         context.stopping,
+        usage=context.usage,
+        inherit=context.inherit,
         **more,
     )
 

@@ -85,6 +85,17 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def check_name(name: str) -> None:
+    """Raise UsageError for a name that a registry refuses."""
+    if not name.strip() or any(c in name for c in "/:"):
+        raise UsageError(
+            "registered-name",
+            f"'{name}'",
+            where="--register",
+            expected="a name without / and :",
+        )
+
+
 def register(
     target: TrackingTarget,
     experiment: str,
@@ -105,13 +116,7 @@ def register(
     tags         that the version gets besides the key of the trial
     raises       UntrackedError if the store cannot be reached or refuses
     """
-    if not name.strip() or any(c in name for c in "/:"):
-        raise UsageError(
-            "registered-name",
-            f"'{name}'",
-            where="--register",
-            expected="a name without / and :",
-        )
+    check_name(name)
     sender = Sender(target, experiment)
     try:
         # a local registry looks for the model in the store of the environment

@@ -69,6 +69,8 @@ class CacheRequest:
     limit     bytes to be kept at most, in memory below RESIDENT_BYTES, else in a nameless file in
               `folder`
     shared    folder in which scored rows are kept for other trainings; None: for none
+    usage     what the process has used so far, name → sum; what shared rows took is kept with them
+    inherit   called with what the rows took that another training has computed
     """
 
     batch_size: int
@@ -80,6 +82,8 @@ class CacheRequest:
     folder: Path | None = None
     stopping: Callable[[], bool] = lambda: False
     shared: Path | None = None
+    usage: Callable[[], dict[str, float]] = dict
+    inherit: Callable[[dict[str, float]], None] = lambda usage: None
 
 
 def held(network: Network) -> int:
@@ -189,10 +193,14 @@ def _scored(
     assert wish.shared is not None
     path = wish.shared / name
     rows = shared.load(path, scored, layout)
-    if rows is None:
-        rows = build_cache(scored, layout, wish.score_batch, None, wish.stopping)
-        assert isinstance(rows.rows, Tensor)
-        shared.save(path, rows.rows)
+    if rows is not None:
+        wish.inherit(shared.used(path))
+        return rows
+    before = wish.usage()
+    rows = build_cache(scored, layout, wish.score_batch, None, wish.stopping)
+    assert isinstance(rows.rows, Tensor)
+    took = {name: value - before.get(name, 0.0) for name, value in wish.usage().items()}
+    shared.save(path, rows.rows, took)
     return rows
 
 

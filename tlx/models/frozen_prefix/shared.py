@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -68,23 +69,37 @@ def load(path: Path, computed: ComputedBatches, layout: RowLayout) -> CachedBatc
     try:
         record = files.read_json(path.with_suffix(".json"))
         rows = np.memmap(path, np.uint8, "r", shape=(len(computed), layout.bytes))
-        if record != {"sha256": files.sha256(path)}:
+        if record["sha256"] != files.sha256(path):
             return None
-    except (OSError, ValueError, TlxError):
+    except (OSError, ValueError, TypeError, KeyError, TlxError):
         return None
     if computed.device == "cpu":
         return CachedBatches(computed, layout, np.asarray(rows))
     return CachedBatches(computed, layout, torch.from_numpy(rows.copy()).to(computed.device))
 
 
-def save(path: Path, rows: Tensor) -> None:
-    """Write rows (r, bytes) uint8 to a file for others; nothing where it has no place."""
+def used(path: Path) -> dict[str, float]:
+    """Return what the rows of a file took, name → sum; {} where it is not told."""
+    try:
+        sums = files.read_json(path.with_suffix(".json"))["used"]
+        return {str(name): float(value) for name, value in sums.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, TlxError):
+        return {}
+
+
+def save(path: Path, rows: Tensor, used: Mapping[str, float]) -> None:
+    """Write rows (r, bytes) uint8 to a file for others; nothing where it has no place.
+
+    used  what they took
+    """
     try:
         files.make_folder(path.parent)
         if 2 * rows.numel() > files.free_bytes(path.parent):
             return
         with files.atomic_write(path) as file:
             file.write(rows.cpu().numpy().data)
-        files.write_json(path.with_suffix(".json"), {"sha256": files.sha256(path)})
+        files.write_json(
+            path.with_suffix(".json"), {"sha256": files.sha256(path), "used": dict(used)}
+        )
     except (OSError, TlxError):
         return

@@ -23,7 +23,8 @@ from .. import drawings, reporting, summaries
 from ..base import StudyReport, TrialContext
 from ..drawings import Drawings
 from . import evidence, sentences
-from .decision import ComparisonOutcome, mean_seconds
+from .costs import mean_seconds
+from .decision import ComparisonOutcome
 from .evidence import Evidence, Pairs, Tables
 from .spec import ChoiceRules
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 from ...lab.store import Store
 from ...metrics.break_even import BreakEven, break_even
 from ...metrics.paired import DECIDED, Verdict, analyse
-from ...result import Result
 from . import evidence
 from . import sources as compared_sources
+from .costs import Prices, SideCost, cost_of
 from .evidence import FEATURES, TUNING, CurveRow, Evidence, Pairs, Tables
 from .sources import SourceAudit
 from .use import UseCost
@@ -21,38 +19,6 @@ from .use import UseCost
 MOST_DIVERGED = 0.2  # share of the splits above which nothing is decided
 NO_DECISION = "no decision"
 MUCH_OVERLAP = 0.5
-
-
-@dataclass(frozen=True)
-class SideCost:
-    """What one training of a side costs, mean over its trials at the headline.
-
-    seconds     wall time of one training, validation included and test not: its own and its share
-                of the features that trials have in common; None if none ended well
-    inherited_s  of `seconds`, that share
-    test_s      wall time of the test of one trial
-    cpu_s       CPU time of a trial without the shared features; None if it was not measured
-    energy_j    energy; None where no counter and no declared wattage is
-    energy_source  measured, modelled or declared
-    money       price of the CPU time; None without a price
-    human_h     hours of work, as declared; None without
-    total_s     wall time of all trials of the side in this comparison
-    trials, arms   how many
-    use         cost of using its network; None if it was not measured
-    """
-
-    seconds: float | None
-    inherited_s: float
-    test_s: float
-    cpu_s: float | None
-    energy_j: float | None
-    energy_source: str
-    money: float | None
-    human_h: float | None
-    total_s: float
-    trials: int
-    arms: int
-    use: UseCost | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +42,7 @@ class ComparisonOutcome:
     stopped: Mapping[int, str]
     share: float | None
     left_out: tuple[LeftOut, ...]
-    currency: str
+    prices: Prices
     sources: SourceAudit | None = None
     thumbnails: Mapping[str, str] = field(default_factory=dict)  # test image → JPEG as base64
 
@@ -114,8 +80,14 @@ class Rules:
     alpha: float
     margin: float
     human_hours: Mapping[str, float]
-    price_hour: float | None
+    price_hour: float | None = None  # of the CPU; its name in the records
     currency: str = ""
+    price_gpu_hour: float | None = None
+
+    @property
+    def prices(self) -> Prices:
+        """Return what was declared of money and work."""
+        return Prices(self.price_hour, self.price_gpu_hour, self.human_hours, self.currency)
 
 
 @dataclass(frozen=True)
@@ -158,7 +130,7 @@ def decide(
     headline = next((verdict for verdict in verdicts if verdict.shots == at), None)
     pairs = next(pair for pair in data.pairs if pair.shots == at)
     costs = {
-        side.name: replace(_cost_of(side, results, rules), use=(use or {}).get(side.name))
+        side.name: cost_of(side, results, rules.prices, (use or {}).get(side.name))
         for side, results in ((data.features, pairs.features), (data.tuning, pairs.tuning))
     }
     verdict = headline.verdict if headline is not None else NO_DECISION
@@ -185,7 +157,7 @@ def decide(
         stopped=ending.stopped,
         share=ending.share,
         left_out=ending.left_out,
-        currency=rules.currency,
+        prices=rules.prices,
         sources=sources,
         thumbnails=thumbnails or {},
     )
@@ -203,67 +175,6 @@ def _recommended(headline: Verdict | None, verdict: str, costs: Mapping[str, Sid
         return math.inf if known is None else known
 
     return min(costs, key=seconds)
-
-
-def _cost_of(side: evidence.Side, results: Sequence[Result], rules: Rules) -> SideCost:
-    every = [r for trials in side.arms.values() for r in trials.values()]
-    cpu_s, _ = _measured(results, "cpu_s")
-    energy_j, source = _measured(results, "energy_j")
-    money = None
-    if rules.price_hour is not None and cpu_s is not None:
-        money = rules.price_hour * cpu_s / 3600.0
-    return SideCost(
-        seconds=mean_seconds(results) if results else None,
-        inherited_s=_mean(map(_inherited_s, results)),
-        test_s=_mean(map(_test_s, results)),
-        cpu_s=cpu_s,
-        energy_j=energy_j,
-        energy_source=source,
-        money=money,
-        human_h=rules.human_hours.get(side.name),
-        total_s=float(sum(_whole_s(result, "own_s") for result in every)),
-        trials=len(every),
-        arms=len(side.arms),
-    )
-
-
-def mean_seconds(results: Sequence[Result]) -> float:
-    """Return the mean wall time of one training with its share of features, without its test."""
-    return _mean(_whole_s(result, "total_s") - _test_s(result) for result in results)
-
-
-def _whole_s(result: Result, name: str) -> float:
-    """Return the wall time of a trial: "total_s", or "own_s" without what trials share."""
-    scores = result.scores
-    return float(scores.get(name, scores.get("total_s", scores.get("train_s", 0.0))))
-
-
-def _test_s(result: Result) -> float:
-    """Return the wall time of the test: features of test images, predictions."""
-    names = ("test_s", "test_extraction_s", "predict_s")
-    return float(sum(result.scores.get(name, 0.0) for name in names))
-
-
-def _inherited_s(result: Result) -> float:
-    """Return the trial's share of the wall time of training features."""
-    scores = result.scores
-    return float(scores.get("inherited_s", 0.0) - scores.get("test_extraction_s", 0.0))
-
-
-def _mean(values: Iterable[float]) -> float:
-    known = list(values)
-    return float(np.mean(known)) if known else 0.0
-
-
-def _measured(results: Sequence[Result], name: str) -> tuple[float | None, str]:
-    """Return the mean of a cost and where it comes from; None where a trial has none."""
-    rows = [result.cost.get(name, {}) for result in results]
-    values = [row.get("value") for row in rows]
-    if not values or any(value is None for value in values):
-        return None, ""
-    return float(np.mean([float(value) for value in values if value is not None])), str(
-        rows[0].get("source", "")
-    )
 
 
 def to_json(outcome: ComparisonOutcome) -> dict[str, object]:

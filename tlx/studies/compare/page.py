@@ -8,20 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, TypedDict
 
+import numpy as np
+
 from ...metrics.scores import SCORES
 from ...metrics.scores_audit import Agreement
 from ...plots import tables
 from .. import summaries
 from ..scores.ranking import TITLES
 from ..scores.report import number
-from . import figures, sentences
-from .decision import ComparisonOutcome, SideCost
+from . import figures, pareto, sentences
+from .costs import COSTS, NOT_SHARED, CostRow, SideCost
+from .decision import ComparisonOutcome
 from .evidence import FEATURES, TUNING
 from .examples import confusions
 from .sources import SourceAudit, sides_with_audit
 from .use import UseCost
 
-NOTHING = tables.NOTHING
+NOTHING, NONE = tables.NOTHING, "none"  # not known; known to be nothing
 
 
 def render(
@@ -34,7 +37,7 @@ def render(
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         source
     )
-    versions = environment.get("versions", {})
+    versions, axes = environment.get("versions", {}), pareto.axes_of(outcome)
     return template.render(
         title=outcome.title,
         key=key[:12],
@@ -49,10 +52,13 @@ def render(
         tables={
             "shots": shots_table(outcome),
             "cost": cost_table(outcome),
+            "pareto": _pareto_table(axes),
             "scores": scores_table(outcome.sources),
             "correlations": correlations_table(outcome.sources),
         },
         panels=panels(outcome),
+        cost_notes=cost_notes(outcome),
+        left_out=pareto.left_out(axes),
         examples=_example_rows(outcome),
         scores=sentences.scores(outcome),
         break_even=sentences.break_even(outcome),
@@ -72,6 +78,9 @@ def _images(outcome: ComparisonOutcome) -> dict[str, str]:
     drawn = {}
     if outcome.verdicts:
         drawn["curve"] = figures.curve(outcome, "svg")
+    axes = pareto.axes_of(outcome)
+    if not all(axis.reason for axis in axes):
+        drawn["pareto"] = pareto.draw(outcome, axes, "svg")
     if outcome.tables is not None:
         drawn["classes"] = figures.classes(outcome, "svg")
     if figures.variance_parts(outcome):
@@ -156,42 +165,98 @@ def _percent(value: float) -> str:
 
 def cost_table(outcome: ComparisonOutcome) -> Table:
     """Return a row for each kind of cost, a column for each side."""
+    sides = [outcome.costs[side] for side in (FEATURES, TUNING)]
 
     def cells(show: Callable[[SideCost], str]) -> list[str]:
-        return [show(outcome.costs[side]) for side in (FEATURES, TUNING)]
-
-    def number(value: float | None, text: str) -> str:
-        return NOTHING if value is None else text.format(value)
-
-    def energy(cost: SideCost) -> str:
-        shown = number(cost.energy_j, "{:.3g} J")
-        return f"{shown} ({cost.energy_source})" if cost.energy_source else shown
+        return [show(cost) for cost in sides]
 
     rows = [
         ["one training, wall time", *cells(lambda c: tables.short_seconds(c.seconds))],
         [
-            "of it, features that trials share",
-            *cells(lambda c: tables.short_seconds(c.inherited_s or None)),
+            "of it, what trials share",
+            *cells(lambda c: tables.short_seconds(c.inherited_s) if c.inherited_s else NONE),
         ],
         ["its test, wall time", *cells(lambda c: tables.short_seconds(c.test_s))],
-        [
-            "one trial without shared features, CPU time",
-            *cells(lambda c: tables.short_seconds(c.cpu_s)),
-        ],
-        ["one trial without shared features, energy", *cells(energy)],
-        ["all trials of this comparison, wall time", *cells(lambda c: tables.seconds(c.total_s))],
-        ["trials", *cells(lambda c: str(c.trials))],
-        *_use_rows([outcome.costs[side].use for side in (FEATURES, TUNING)]),
     ]
-
-    def money(cost: SideCost) -> str:
-        return f"{number(cost.money, '{:.3g}')} {outcome.currency}".strip()
-
-    if any(cost.money is not None for cost in outcome.costs.values()):
-        rows.append(["one trial without shared features, money", *cells(money)])
-    if any(cost.human_h is not None for cost in outcome.costs.values()):
-        rows.append(["hours of work, declared", *cells(lambda c: number(c.human_h, "{:g} h"))])
+    for name in ("cpu_s", "gpu_s", "energy_j", "co2_g", "money", "memory_peak_bytes", "disk_bytes"):
+        if name in ALWAYS or any(cost.whole[name].value is not None for cost in sides):
+            rows += _cost_rows(name, sides)
+    if any(cost.whole["human_h"].value is not None for cost in sides):
+        rows.append(["hours of work", *(_shown_cost("human_h", c.whole["human_h"]) for c in sides)])
+    rows += [
+        ["all trials, wall time", *cells(lambda c: tables.seconds(c.total_s))],
+        ["trials", *cells(lambda c: str(c.trials))],
+        *_use_rows([cost.use for cost in sides]),
+    ]
     return {"headings": ["", FEATURES, TUNING], "rows": rows}
+
+
+ALWAYS = ("cpu_s", "energy_j")  # costs that have a row where they are unknown, too
+
+
+def _cost_rows(name: str, sides: Sequence[SideCost]) -> list[list[str]]:
+    """Return the row of a trial with its test, and that of its share of common work."""
+    title = COSTS[name].title
+    rows = [[f"trial and test, {title}", *(_shown_cost(name, c.whole[name]) for c in sides)]]
+    shared = [cost.inherited.get(name) for cost in sides]
+    if any(row is not None and row.value is not None for row in shared):
+        shown = [NOTHING if row is None else _shown_cost(name, row) for row in shared]
+        rows.append(["of it, what trials share", *shown])
+    return rows
+
+
+def _shown_cost(name: str, row: CostRow) -> str:
+    """Return a cost with its unit; where it is not measured, its source and interval too."""
+    if row.value is None:
+        return NONE if row.note == NOT_SHARED else NOTHING
+    if row.unit == "s":
+        return tables.short_seconds(row.value)
+    factor, unit = _scale(row.value, row.unit)
+    text = f"{_digits(row.value / factor)} {unit}".strip()
+    if row.low is not None and row.high is not None:
+        text += f" ({_digits(row.low / factor)} to {_digits(row.high / factor)})"
+    return text if row.source in ("measured", "") else f"{text}, {row.source}"
+
+
+def _scale(value: float, unit: str) -> tuple[float, str]:
+    """Return the size of the unit that a value is shown in, and its name."""
+    if unit == "bytes":
+        return 1e6, "MB"
+    if unit == "g" and 0.0 < value < 0.1:
+        return (1e-3, "mg") if value >= 1e-4 else (1e-6, "µg")
+    return 1.0, unit
+
+
+def _digits(value: float) -> str:
+    """Return three digits of a number, without an exponent."""
+    return np.format_float_positional(value, precision=3, fractional=False, trim="-")
+
+
+def cost_notes(outcome: ComparisonOutcome) -> list[str]:
+    """Return where numbers come from, and why those that are unknown are."""
+    notes: dict[str, None] = {}
+    for side in (FEATURES, TUNING):
+        cost = outcome.costs[side]
+        for name in ("cpu_s", "energy_j", "co2_g", "money"):
+            row = cost.whole[name]
+            is_told = row.value is not None or name in ALWAYS or _is_wanted(name, outcome)
+            if row.note and is_told:
+                state = "" if row.value is not None else " unknown:"
+                notes[f"{side}, {COSTS[name].title}:{state} {row.note}"] = None
+        if cost.use is not None and cost.use.reason:
+            notes[f"{side}, labelling one image: {cost.use.reason}"] = None
+    return list(notes)
+
+
+def _is_wanted(name: str, outcome: ComparisonOutcome) -> bool:
+    """Return whether something was declared that this cost follows from."""
+    prices = outcome.prices
+    return name == "money" and (prices.cpu_hour is not None or prices.gpu_hour is not None)
+
+
+def _pareto_table(axes: list[pareto.Axis]) -> Table:
+    headings, rows = pareto.table(axes)
+    return {"headings": headings, "rows": rows}
 
 
 def _use_rows(costs: Sequence[UseCost | None]) -> list[list[str]]:
@@ -210,11 +275,23 @@ def _use_rows(costs: Sequence[UseCost | None]) -> list[list[str]]:
             "its multiplications (MACs)",
             lambda c: NOTHING if c.macs is None else f"{c.macs / 1e6:.3g} million",
         ),
-        row(
-            "bytes of its weights",
-            lambda c: NOTHING if c.weights_bytes is None else f"{c.weights_bytes / 1e6:.3g} MB",
+        row("bytes of its weights", lambda c: _megabytes(c.weights_bytes)),
+        *(
+            [row("bytes of the classifier on top", _classifier_bytes)]
+            if any(cost.classifier_bytes is not None for cost in known)
+            else []
         ),
     ]
+
+
+def _classifier_bytes(cost: UseCost) -> str:
+    if cost.classifier_bytes is None and not cost.reason:
+        return NONE  # the network has a head of its own
+    return _megabytes(cost.classifier_bytes)
+
+
+def _megabytes(size: int | None) -> str:
+    return NOTHING if size is None else f"{size / 1e6:.3g} MB"
 
 
 def _classes_table(outcome: ComparisonOutcome, shots: int) -> Table:

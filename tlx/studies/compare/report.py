@@ -15,7 +15,7 @@ from ...result import FINISHED, Result
 from .. import drawings, reporting, summaries
 from ..base import StudyReport, TrialContext
 from ..drawings import Drawings
-from . import across, evidence, examples, figures, page, sentences, sources, use
+from . import across, costs, evidence, examples, figures, page, pareto, sentences, sources, use
 from .decision import (
     NO_DECISION,
     ComparisonOutcome,
@@ -37,7 +37,9 @@ def run(spec: Decision, inputs: Mapping[str, Any], context: TrialContext) -> Res
 
     inputs  details of the result: keys of the trials, rules, title, how the race ended
     """
-    details = {**inputs, "use": use.measure(inputs["networks"], context.stopping)}
+    details = dict(inputs)
+    frozen = details.pop("frozen", {})
+    details["use"] = use.measure(inputs["networks"], context.stopping, frozen)
     if files_shown := details.pop("example_files", None):
         details["thumbnails"] = examples.thumbnails(files_shown)
     context.tell(1, 1)
@@ -105,6 +107,9 @@ def _drawings(outcome: ComparisonOutcome) -> Drawings:
     drawn: dict[str, Callable[[str], bytes]] = {}
     if outcome.verdicts:
         drawn["comparison_curve"] = lambda form: figures.curve(outcome, form)
+    axes = pareto.axes_of(outcome)
+    if not all(axis.reason for axis in axes):
+        drawn["comparison_pareto"] = lambda form: pareto.draw(outcome, axes, form)
     if outcome.tables is not None:
         drawn["comparison_classes"] = lambda form: figures.classes(outcome, form)
     if figures.variance_parts(outcome):
@@ -123,9 +128,11 @@ def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     outcome = outcome_of(store, result)
     folder = store.study_folder(key)
     files.write_json(folder / RECORD, to_json(outcome))
-    shots, cost = page.shots_table(outcome), page.cost_table(outcome)
+    shots = page.shots_table(outcome)
     files.write_text(folder / f"{TABLE}.csv", _csv(outcome))
-    files.write_text(folder / f"{COST}.csv", tables.as_csv(cost["headings"], cost["rows"]))
+    files.write_text(
+        folder / f"{COST}.csv", tables.as_csv(costs.CSV, costs.csv_rows(outcome.costs))
+    )
     if outcome.sources is not None:
         values, audits = sources.value_rows(outcome.sources), sources.audit_rows(outcome.sources)
         files.write_text(folder / f"{SCORES}.csv", tables.as_csv(sources.VALUES_CSV, values))

@@ -109,13 +109,13 @@ def cost(outcome: ComparisonOutcome) -> str:
     ratio = known[second] / known[first] if known[first] > 0.0 else math.inf
     if math.isfinite(ratio) and ratio >= WORTH_IT:
         text += f", {ratio:.0f} times as long" if ratio >= 2.0 else f", {ratio:.1f} times as long"
-    energy = {side: outcome.costs[side].energy_j for side in (first, second)}
-    if None not in energy.values():
-        source = outcome.costs[second].energy_source or "measured"
-        text += "; " + " and ".join(f"{joules:.3g} J" for joules in energy.values())
-        text += f" ({source})"
+    energy = [outcome.costs[side].whole["energy_j"] for side in (first, second)]
+    joules = [row.value for row in energy if row.value is not None]
+    if len(joules) == len(energy):
+        sources = ", ".join(dict.fromkeys(row.source for row in energy))
+        text += "; " + " and ".join(f"{value:.3g} J" for value in joules) + f" ({sources})"
     else:
-        text += "; energy cannot be read on this machine"
+        text += "; energy is unknown"
     return text + "." + _use(outcome, first, second)
 
 

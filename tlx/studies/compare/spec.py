@@ -66,10 +66,13 @@ class CompareGrid(Spec):
     human_hours: tuple[str, ...] = setting(
         (), help="hours of work each side takes you, as feature-extraction=2,fine-tuning=6"
     )
-    price_hour: float | None = setting(
-        None, low=0.0, help="price of an hour of computing (CPU time), for the cost in money"
+    price_cpu_hour: float | None = setting(
+        None, low=0.0, help="price of an hour of CPU time, for the cost in money"
     )
-    currency: str = setting("EUR", help="currency of --price-hour, as text")
+    price_gpu_hour: float | None = setting(
+        None, low=0.0, help="price of holding a GPU for an hour, for the cost in money"
+    )
+    currency: str = setting("EUR", help="currency of the prices, as text")
     thumbnails: bool = setting(
         True,
         help="show on the page two test images of each frequent confusion; --no-thumbnails where "

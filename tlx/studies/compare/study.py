@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +14,7 @@ from ...lab.records import DataInput, StoredStudy
 from ...models.tune_choices import NOTHING_TO_TUNE
 from ...spec import Spec
 from ..base import Stage, Stages, Study, StudyReport, Trial
+from ..export_options import ExportOptions
 from ..feature_extraction.spec import FeatureExtraction
 from ..fine_tuning.spec import FineTuning
 from ..source_list import SourceChoice, parse_sources, source_label
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ..session import Progress, Session
     from .decision import Ending
     from .evidence import Evidence, Side
+    from .use import FrozenPlan
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Compared:
     scores: tuple[str, ...] = ()  # keys of the trials of scores, one a source
     left_trials: tuple[str, ...] = ()  # of fine-tunings of sources that were not gone on with
     test_files: tuple[str, ...] = ()  # of the test images, in the order of predictions
+    frozen: Mapping[str, FrozenPlan] = field(default_factory=dict)  # key of a trial → it, to refit
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class CompareStudy(Study):
         FeatureExtraction,
         CompareClassifiers,
         CompareDraws,
+        ExportOptions,
     )
     is_chained = True
     shown = (
@@ -98,18 +102,24 @@ class CompareStudy(Study):
         "learning_rate",
         "from_studies",
         "out",
+        "export",
+        "register",
+        "refit",
     )
 
     def stages(self, session: Session) -> Stages:
         """Run both sides, or find them in the store; then decide, for each data set."""
+        from .. import exporting
         from . import report
 
-        grid = self.of(CompareGrid)
+        grid, options = self.of(CompareGrid), self.of(ExportOptions)
+        exporting.check(options, session.settings)
         hours = human_hours(grid.human_hours)
         decided: list[tuple[str, Result]] = []
+        keys: list[str] = []
         if grid.from_studies:
             for compared in _from_store(grid.from_studies, session):
-                decided.append((yield from self._decide(compared, session, hours)))
+                decided.append((yield from self._decide(compared, session, hours, keys)))
         else:
             if self.of(FineTuning).model_selection:
                 raise UsageError(
@@ -118,10 +128,10 @@ class CompareStudy(Study):
                     expected="trials that are tested: sides are compared on test images",
                 )
             names = data_sets(self.of(FineTuning).dataset)
-            _check_places(names, self.of(FineTuning), grid)
+            _check_places(names, self.of(FineTuning), grid, options)
             for name in names:
                 compared = yield from self._run_sides(session, name)
-                decided.append((yield from self._decide(compared, session, hours)))
+                decided.append((yield from self._decide(compared, session, hours, keys)))
         if len(decided) > 1:
             yield _rules_stage(decided)
         open_ = [
@@ -135,11 +145,27 @@ class CompareStudy(Study):
                 f"fine-tuning diverged or failed in too many draws on {', '.join(open_)}",
                 remedy="try a smaller --learning-rate",
             )
+        if len(keys) == 1:
+            exporting.export_study(options, session, keys[0])
+        elif options.is_wanted:
+            raise UsageError(
+                "conflict",
+                f"--export or --register with {len(keys)} data sets",
+                expected="one data set",
+                remedy="tlx export KEY takes the model of one comparison",
+            )
 
     def _decide(
-        self, compared: Compared, session: Session, hours: Mapping[str, float]
+        self,
+        compared: Compared,
+        session: Session,
+        hours: Mapping[str, float],
+        keys: list[str],
     ) -> Generator[Stage, StudyReport, tuple[str, Result]]:
-        """Record the decision on one data set; return the data set and the record."""
+        """Record the decision on one data set; return the data set and the record.
+
+        keys  the key of its study is added
+        """
         from . import evidence, examples, report
 
         grid = self.of(CompareGrid)
@@ -157,6 +183,7 @@ class CompareStudy(Study):
             for row in examples.confusions(evidence.tables_of(session.store, pairs)):
                 shown |= {str(image): compared.test_files[image] for image in row.images}
         done = yield self._decision(data, compared, hours, shown)
+        keys.append(done.key)
         if grid.out:
             target = Path(grid.out).expanduser()
             files.write_bytes(target, (done.study_folder / report.PAGE).read_bytes())
@@ -238,7 +265,7 @@ class CompareStudy(Study):
 
     def _run_sides(self, session: Session, dataset: str) -> Generator[Stage, StudyReport, Compared]:
         """Run feature extraction on every draw of a data set, then race fine-tuning."""
-        from . import evidence, race
+        from . import evidence, race, use
         from .decision import Ending
 
         grid = self.of(CompareGrid)
@@ -269,6 +296,11 @@ class CompareStudy(Study):
                 if scored
             ),
             planned.test_files,
+            {
+                trial.spec.key: use.FrozenPlan(trial.spec, trial.inputs)
+                for stage in planned.features.values()
+                for trial in stage.trials
+            },
         )
 
     def _score(
@@ -306,18 +338,18 @@ class CompareStudy(Study):
     ) -> Stage:
         """Return the stage that records the decision; the page shows these test images."""
         from . import report, use
+        from .evidence import FEATURES
 
         grid = self.of(CompareGrid)
         keys = sorted(result.key for result in data.trials)
         at = grid.at or max(pair.shots for pair in data.pairs)
         about = _about(grid, at, data, compared, hours)
+        champions = {side.name: _first_of(side, at) for side in (data.features, data.tuning)}
         details = {
             "trials": keys,
             "classes": list(data.classes),
-            "networks": {
-                side.name: use.network_of(next(iter(side.arms[side.champion(at)].values())))
-                for side in (data.features, data.tuning)
-            },
+            "networks": {side: use.network_of(result) for side, result in champions.items()},
+            "frozen": {FEATURES: compared.frozen.get(champions[FEATURES].key)},
             **about,
             **({"example_files": dict(shown)} if shown else {}),
         }
@@ -341,6 +373,12 @@ class CompareStudy(Study):
             write_summary=report.write_summary,
             format_summary=report.format_summary,
         )
+
+
+def _first_of(side: Side, at: int) -> Result:
+    """Return the trial of the first split of a side's champion at these shots."""
+    trials = side.arms[side.champion(at)]
+    return trials[min(place for place in trials if place[0] == at)]
 
 
 def _no_figures(folder: Path, result: Result, form: str | None = "png") -> None:
@@ -386,12 +424,16 @@ def data_sets(text: str) -> tuple[str, ...]:
     return names
 
 
-def _check_places(names: tuple[str, ...], tuning: FineTuning, grid: CompareGrid) -> None:
+def _check_places(
+    names: tuple[str, ...], tuning: FineTuning, grid: CompareGrid, options: ExportOptions
+) -> None:
     """Refuse what belongs to one data set where there are several."""
     given = {
         "--split-path": tuning.split_path,
         "--precomputed-crops": tuning.precomputed_crops,
         "--out": grid.out,
+        "--export": options.export,
+        "--register": options.register,
     }
     for option, value in given.items():
         if value and len(names) > 1:
@@ -407,7 +449,7 @@ def _about(
     grid: CompareGrid, at: int, data: Evidence, compared: Compared, hours: Mapping[str, float]
 ) -> dict[str, object]:
     """Return what a record says besides its trials; it is part of the decision's key."""
-    ending = compared.ending
+    ending, gpu_price = compared.ending, grid.price_gpu_hour
     about: dict[str, object] = {
         "title": compared.title,
         "rules": {
@@ -415,8 +457,9 @@ def _about(
             "alpha": grid.alpha,
             "margin": grid.margin,
             "human_hours": dict(hours),
-            "price_hour": grid.price_hour,
+            "price_hour": grid.price_cpu_hour,
             "currency": grid.currency,
+            **({} if gpu_price is None else {"price_gpu_hour": gpu_price}),
         },
         "stopped": {str(shots): reason for shots, reason in ending.stopped.items()},
         "share": ending.share,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...errors import raise_all
 from ...features import classifiers
-from ...features.dump import ExtractionConfig
+from ...features.dump import Dump, ExtractionConfig
 from ...features.extract import extract
 from ...lab import signals
 from ...lab.settings import Settings
@@ -14,7 +14,14 @@ from ...models.network import Network
 from ..activations import _dump_place, layers_of, normalised_embedding, whole_network
 from ..base import Stage, Trial
 from ..few_shot import FewShotGrid
-from ..few_shot_inputs import FewShotData, PreflightResult, Progress, common_settings, preflight
+from ..few_shot_inputs import (
+    FewShotData,
+    PreflightResult,
+    Progress,
+    common_settings,
+    preflight,
+    rows_of_refit,
+)
 from . import spec as feature_extraction_spec
 from . import trial as feature_extraction_trial
 from .spec import FeatureExtraction, FeatureExtractionGrid
@@ -58,19 +65,7 @@ def feature_extraction_study(
     names = sweep.classifiers
     result = look_at_features(spec, few, settings, progress)
     raise_all(result.problems)
-    assert result.network is not None
-    assert result.pixels is not None
-    taken = layers_of(result.network, spec.layers, spec.model_description)
-    spec = spec.replace(
-        weights=result.weights, layers=taken, embedding=normalised_embedding(spec.embedding)
-    )
-    with signals.graceful() as stopping:
-        place = _dump_place(result, settings, progress, stopping)
-        how = ExtractionConfig(
-            reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision
-        )
-        dump = extract(result.network, result.weights, result.pixels, taken, place, how)
-        signals.stop_if_asked()
+    spec, dump = _extracted(spec, result, settings, progress)
     parts = FewShotData(result, spec)
     trials = []
     for shots, split, train, content in parts.draws(spec, few):
@@ -98,6 +93,49 @@ def feature_extraction_study(
         preload=(*PRELOAD, "mlflow.sklearn") if spec.log_model else PRELOAD,
         params={"Job number": str(few.job)},
     ), result
+
+
+def _extracted(
+    spec: FeatureExtraction,
+    result: PreflightResult,
+    settings: Settings,
+    progress: Progress | None,
+) -> tuple[FeatureExtraction, Dump]:
+    """Return the spec with weights and layers by name, and the activations of all images."""
+    assert result.network is not None
+    assert result.pixels is not None
+    taken = layers_of(result.network, spec.layers, spec.model_description)
+    spec = spec.replace(
+        weights=result.weights, layers=taken, embedding=normalised_embedding(spec.embedding)
+    )
+    with signals.graceful() as stopping:
+        place = _dump_place(result, settings, progress, stopping)
+        how = ExtractionConfig(
+            reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision
+        )
+        dump = extract(result.network, result.weights, result.pixels, taken, place, how)
+        signals.stop_if_asked()
+    return spec, dump
+
+
+def refit_inputs(
+    spec: FeatureExtraction, settings: Settings, progress: Progress | None = None
+) -> tuple[Trial, PreflightResult]:
+    """Return a trial with all training images, not only those of its draw.
+
+    Its key is still that of the draw: it tells whether the images are those of the trial.
+    """
+    few = FewShotGrid(shots=(spec.shots,), splits=spec.split + 1)
+
+    def load() -> Network:
+        return whole_network(spec, spec.layers, spec.model_description)
+
+    result = preflight(spec, few, settings, load, progress, used=rows_of_refit)
+    raise_all(result.problems)
+    spec, dump = _extracted(spec, result, settings, progress)
+    parts = FewShotData(result, spec)
+    inputs = FeatureTrialInputs(parts.classes, dump, parts.whole_pool(), parts.val, parts.test)
+    return Trial(spec.replace(images=parts.content_of(spec, few)), inputs), result
 
 
 def _feasible(names: Sequence[str], inputs: FeatureTrialInputs) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ...errors import raise_all
 from ...spec import Spec
 from ..base import Stages, Study
+from ..export_options import ExportOptions
 from ..few_shot import FewShotGrid
 from .spec import FeatureExtraction, FeatureExtractionGrid
 
@@ -30,6 +31,7 @@ class FeatureExtractionStudy(Study):
         FeatureExtraction,
         FeatureExtractionGrid,
         FewShotGrid,
+        ExportOptions,
     )
     shown = (
         "splits",
@@ -49,6 +51,9 @@ class FeatureExtractionStudy(Study):
         "model_selection",
         "log_model",
         "job",
+        "export",
+        "register",
+        "refit",
     )
 
     def plan(self, session: Session) -> StudyPlan:
@@ -70,9 +75,12 @@ class FeatureExtractionStudy(Study):
         return without_trials(self, title, tuple(result.notes), trials=trials)
 
     def stages(self, session: Session) -> Stages:
-        """Extract once, then yield the one stage."""
+        """Extract once, yield the one stage; export its model where that is asked for."""
+        from .. import exporting
         from . import plan
 
+        options = self.of(ExportOptions)
+        exporting.check(options, session.settings, self.of(FeatureExtractionGrid).classifiers)
         with session.steps("reading and extracting") as progress:
             stage, preflight = plan.feature_extraction_study(
                 self.of(FeatureExtraction),
@@ -82,4 +90,5 @@ class FeatureExtractionStudy(Study):
                 progress,
             )
         session.note(*preflight.notes)
-        yield stage
+        done = yield stage
+        exporting.export_study(options, session, done.key)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import Stopped
+from ...lab import cost
 from ...result import FINISHED, Result
 from ...spec import derive_seed, parse_spec
 from .. import predictions
@@ -85,6 +86,7 @@ class Prepared:
             self.rows, inputs.train.row_labels, images=inputs.train.row_images, **self._requested
         )
         self.seconds = time.perf_counter() - started
+        self.usage: cost.Usage = {"wall_s": self.seconds}  # what the trial that made it was charged
 
     @functools.cached_property
     def val(self) -> np.ndarray:
@@ -177,8 +179,11 @@ def run(spec: FeatureExtraction, inputs: FeatureTrialInputs, context: TrialConte
     if context.stopping():
         raise Stopped(15)
     started = time.perf_counter()
-    first = not inputs._prepared
+    first, before = not inputs._prepared, context.usage()
     prepared = inputs.prepared(spec)
+    if first:
+        prepared.usage = cost.subtracted(context.usage(), before) | {"wall_s": prepared.seconds}
+    context.inherit(_inherited(inputs, prepared, first))
     fitting = time.perf_counter()
     fitted = prepared.fit(classifiers.classifier(spec.classifier))
     fitted_s, tested = time.perf_counter() - fitting, time.perf_counter()
@@ -204,6 +209,17 @@ def run(spec: FeatureExtraction, inputs: FeatureTrialInputs, context: TrialConte
         _keep_model(spec, prepared, context)
     context.tell(1, 1)
     return Result.of(spec, status=FINISHED, scores=scores, details=details)
+
+
+def _inherited(inputs: FeatureTrialInputs, prepared: Prepared, first: bool) -> cost.Usage:
+    """Return what a trial uses of shared work: its rows of the dump, and the embedding.
+
+    The trial that makes the embedding is charged it as its own.
+    """
+    roles = (inputs.train, inputs.val, inputs.test)
+    rows = sum(len(role.rows) for role in roles if role is not None)
+    features = inputs.dump.usage(rows)
+    return features if first else cost.added(features, {**prepared.usage, "disk_bytes": 0.0})
 
 
 def _keep_model(spec: FeatureExtraction, prepared: Prepared, context: TrialContext) -> None:
@@ -255,7 +271,7 @@ def _details(
 def _times(
     inputs: FeatureTrialInputs, prepared: Prepared, fitted_s: float, first: bool
 ) -> dict[str, float]:
-    """Return the original study's four times, in seconds.
+    """Return the original study's four times and that of the validation images, in seconds.
 
     Extraction is the dump's, in proportion to the rows; post-processing that of the first trial of
     the draw.
@@ -266,6 +282,8 @@ def _times(
         "train_extraction_s": per_row * len(inputs.train.rows),
         "test_extraction_s": per_row * len((inputs.test or inputs.val).rows),
     }
+    if inputs.test is not None:
+        extraction["val_extraction_s"] = per_row * len(inputs.val.rows)
     inherited = sum(extraction.values()) + (0.0 if first else prepared.seconds)
     return {
         **extraction,

@@ -18,6 +18,7 @@ from ..few_shot_inputs import (
     common_settings,
     draws,
     preflight,
+    rows_of_refit,
 )
 from . import spec as fine_tuning_spec
 from . import trial as fine_tuning_trial
@@ -148,3 +149,19 @@ def fine_tuning_study(
         preload=(package,) if package else (),
         params={"Job number": str(few.job)},
     ), result
+
+
+def refit_inputs(
+    spec: FineTuning, settings: Settings, progress: Progress | None = None
+) -> tuple[Trial, PreflightResult]:
+    """Return a trial with all training images, not only those of its draw.
+
+    Its key is still that of the draw: it tells whether the images are those of the trial.
+    """
+    few = FewShotGrid(shots=(spec.shots,), splits=spec.split + 1)
+    result = preflight(spec, few, settings, lambda: _to_tune(spec), progress, used=rows_of_refit)
+    raise_all(result.problems)
+    spec = spec.replace(weights=result.weights, configuration=configured(spec))
+    parts = FewShotData(result, spec)
+    inputs = Inputs(parts.classes, parts.whole_pool(), parts.val, parts.test)
+    return Trial(spec.replace(images=parts.content_of(spec, few)), inputs), result

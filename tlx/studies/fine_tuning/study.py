@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ...spec import Spec
 from ..base import Stages, Study
+from ..export_options import ExportOptions
 from ..few_shot import FewShotGrid
 from .spec import FineTuning
 
@@ -25,7 +26,7 @@ class FineTuningStudy(Study):
     trials are not repeated; rerun the same command to resume an interrupted study. Accuracies
     are mean per-class, as fractions.
     """
-    specs: ClassVar[tuple[type[Spec], ...]] = (FineTuning, FewShotGrid)
+    specs: ClassVar[tuple[type[Spec], ...]] = (FineTuning, FewShotGrid, ExportOptions)
     shown = (
         "splits",
         "shots",
@@ -47,15 +48,22 @@ class FineTuningStudy(Study):
         "momentum",
         "model_selection",
         "job",
+        "export",
+        "register",
+        "refit",
     )
 
     def stages(self, session: Session) -> Stages:
-        """Plan and yield the one stage."""
+        """Plan and yield the one stage; export its model where that is asked for."""
+        from .. import exporting
         from . import plan
 
+        options = self.of(ExportOptions)
+        exporting.check(options, session.settings)
         with session.steps("reading images") as progress:
             stage, preflight = plan.fine_tuning_study(
                 self.of(FineTuning), self.of(FewShotGrid), session.settings, progress
             )
         session.note(*preflight.notes)
-        yield stage
+        done = yield stage
+        exporting.export_study(options, session, done.key)

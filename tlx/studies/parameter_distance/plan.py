@@ -6,6 +6,7 @@ other targets, norms or seeds adds to it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from ...models.network import Network
 from ...result import FINISHED, Result
 from ...spec import parse_spec
 from .. import batches, reporting
-from ..activations import dump_folder
+from ..activations import dump_folder, metered
 from ..base import ExpectedStage, Stage, Trial, TrialFigures, open_store
 from ..few_shot_inputs import ErrorCollector, Progress, common_settings
 from ..image_data import decoded, located
@@ -255,6 +256,7 @@ class ParameterDistancePlan:
                 },
                 progress=progress or (lambda done, of: None),
                 stopping=stopping,
+                metered=functools.partial(metered, self.settings.resolved_device()),
             )
             dump = extract(network, network.weights, held, [len(network.blocks)], place)
             signals.stop_if_asked()

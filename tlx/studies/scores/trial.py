@@ -89,6 +89,7 @@ def run(spec: SourceScores, inputs: ScoreInputs, context: TrialContext) -> Resul
         "crops": inputs.dump.crops,
         "dump": inputs.dump.key,
     }
+    context.inherit(inputs.dump.usage(inputs.dump.rows))
     own_s = time.perf_counter() - started
     extraction_s = inputs.dump.own_s + inputs.dump.inherited_s
     scores = {

@@ -23,7 +23,7 @@ from ...features.dump import Dump
 from ...features.embedding import EMBEDDINGS
 from ...features.fitting import FittedClassifier
 from ...features.spans import Training
-from ...lab import cost
+from ...lab import cost, energy
 from ...lab.tuning.api import ScoredTrial
 from ...models.samples import Samples
 from ...spec import derive_seed, parse_spec
@@ -61,6 +61,7 @@ class SearchContext:
     device: str
     settings: Any
     with_energy: bool = False
+    idle: energy.IdlePower | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class FeatureSearch:
             ready = self._ready(spec, number)
             started = time.perf_counter()
             with (
-                cost.Meter(watts=self.context.settings.watts)
+                cost.Meter(cost.declared_of(self.context.settings), idle=self.context.idle)
                 if self.context.with_energy
                 else contextlib.nullcontext() as meter
             ):

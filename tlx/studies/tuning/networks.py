@@ -126,6 +126,7 @@ class NetworkSearch:
             context.device,
             context.settings,
             None,
+            idle=context.idle,
         )
 
         def make(draft: Draft) -> Result:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import files, locks
 from ...errors import LATE, TlxError, TrialsFailedError
-from ...lab import environment, signals
+from ...lab import energy, environment, signals
 from ...lab.engines import ENGINES
 from ...lab.settings import FORMS, Settings
 from ...lab.store import Draft, Store
@@ -323,6 +323,7 @@ def _run(
         device,
         settings,
         with_energy="energy" in ready.search.objectives or ready.search.budget_j is not None,
+        idle=energy.idle_power(device != "cpu"),
     )
     driver = files.digest([os.getpid(), time.time_ns()])[:16]
     tasks = [
@@ -375,7 +376,8 @@ def _test(
             watch(event)
 
         if len(outcomes) < len(requested.trials):
-            run_groups(requested, store, settings, hear, outcomes, form)
+            idle = energy.idle_power(settings.resolved_device() != "cpu")
+            run_groups(requested, store, settings, hear, outcomes, form, idle=idle)
     results = []
     for trial in requested.trials:
         outcome = outcomes[trial.spec.key]
