@@ -63,9 +63,10 @@ class IdlePower:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
+    def from_json(cls, value: Mapping[str, object]) -> Self:
         """Return what `to_json` gave."""
-        return cls(**value)
+        known: dict[str, Any] = dict(value)
+        return cls(**known)
 
 
 def this_machine() -> str:

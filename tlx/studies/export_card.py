@@ -91,12 +91,12 @@ def _accuracy(record: dict[str, Any], result: Result, siblings: Sequence[Result]
     interval = "one image a class is too few for an interval"
     if accuracy["low"] is not None:
         interval = f"95 % interval {_percent(accuracy['low'])} to {_percent(accuracy['high'])}"
-    of = accuracy["of"]
+    of, same_labels = accuracy["of"], _same_labels(is_refit="refit" in record)
     lines = [
         "## Accuracy",
         "",
         f"{_percent(accuracy['value'])} of {accuracy['images']} {of}, as the mean over classes "
-        f"({interval}, over other images of the same kind). {_same_labels(record)}",
+        f"({interval}, over other images of the same kind). {same_labels}",
     ]
     scores = [r.scores["test_accuracy"] for r in siblings]
     if "refit" in record:
@@ -119,9 +119,9 @@ def _accuracy(record: dict[str, Any], result: Result, siblings: Sequence[Result]
     return "\n".join(lines)
 
 
-def _same_labels(record: dict[str, Any]) -> str:
+def _same_labels(*, is_refit: bool) -> str:
     """Return what the labels of the exported model were compared with."""
-    maker = "the network and classifier that were trained for it" if "refit" in record else ""
+    maker = "the network and classifier that were trained for it" if is_refit else ""
     return (
         "The exported model gives each of these images the label that "
         f"{maker or 'the trial'} gave it."
