@@ -90,3 +90,19 @@ def test_the_progress_line_names_the_trial_that_is_best_on_validation():
     said = progress.format_outcome({r.key: r for r in EXTRACTED[:2]})
     assert "best on validation (0.9000)" in said
     assert "with ridge" in said
+
+
+def test_split_files_epochs_and_tolerance_are_shown_as_the_original_names_them():
+    from tlx.studies.feature_extraction.spec import FeatureExtraction
+    from tlx.studies.fine_tuning.spec import FineTuning
+
+    tuned = FineTuning(shots=5, split=2, split_path="csvs/").mlflow_params()
+    assert tuned["Train split"] == "csvs/train_samples_05_split_2.csv"
+    assert (tuned["Validation split"], tuned["Test split"]) == ("csvs/val.csv", "csvs/test.csv")
+    assert tuned["Minimum epochs"] == 10
+    assert FineTuning(early_stopping=False).mlflow_params()["Minimum epochs"] == "-"
+    frozen = FeatureExtraction(shots=100, classifier="sgd", model_selection=True).mlflow_params()
+    assert frozen["Train split"] == "train_samples_100_split_0.csv"
+    assert frozen["Test split"] == "-"
+    assert frozen["tol"] == 5e-4
+    assert "tol" not in FeatureExtraction(classifier="knn").mlflow_params()

@@ -279,6 +279,7 @@ def default_file(row: BackboneRow, source: str | None = None) -> Path:
     Raises MissingError, ResourceError or UnknownNameError (of a source).
     """
     from . import sources
+    from .weights.given import where_published
 
     remedy = "give a file: --model /path/to/weights.pth"
     if not row.weights:
@@ -286,9 +287,9 @@ def default_file(row: BackboneRow, source: str | None = None) -> Path:
             f"weights of {row.title} that come with it", made_by="--model /path/to/weights.pth"
         )
     if source is not None and source.lower() != row.source.lower():
-        raise UnknownNameError(
-            "source", source, [row.source], remedy=f"for weights from elsewhere {remedy}"
-        )
+        origin = where_published(row.model, source)
+        remedy = f"for weights from elsewhere {remedy}" + (f". {origin}" if origin else "")
+        raise UnknownNameError("source", source, [row.source], remedy=remedy)
     if row.weights == "packaged":
         return sources.packaged(PACKAGED[row.model])
     if row.weights == "offline":

@@ -29,7 +29,11 @@ class FewShotTrial(Spec):
         "random: no pre-training. Default: the backbone's own",
     )
     model: str | None = setting(
-        None, identity=False, short="m", help="weight file (.safetensors, .pth, .pt, .h5)"
+        None,
+        identity=False,
+        short="m",
+        help="weight file (.safetensors, .pth, .pt, .h5), or a folder with that of --architecture "
+        "and --source",
     )
     dataset: str = setting(
         "digits",
@@ -79,12 +83,28 @@ class FewShotTrial(Spec):
     @property
     def start_from(self) -> str | None:
         """Return the weights for `backbones.load`: a file, "default", or None (random)."""
-        return self.model or (None if (self.source or "").lower() == RANDOM else "default")
+        from ..models.weights.given import given_file
+
+        if self.model:
+            return given_file(self.model, self.architecture, self.source)
+        return None if (self.source or "").lower() == RANDOM else "default"
 
     @property
     def weight_source(self) -> str | None:
         """Return the source that "default" weights must have; None: any."""
         return self.source if self.start_from == "default" else None
+
+
+def split_params(spec: FewShotTrial) -> dict[str, object]:
+    """Return the split files of a trial as the trade-off study logs them, "-" for none."""
+    from ..data.draws import train_name
+
+    folder = f"{spec.split_path.rstrip('/')}/" if spec.split_path else ""
+    return {
+        "Train split": folder + train_name(spec.shots, spec.split),
+        "Validation split": f"{folder}val.csv",
+        "Test split": "-" if spec.model_selection else f"{folder}test.csv",
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

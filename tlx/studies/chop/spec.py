@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...models.weights.given import given_file
 from ...spec import Spec, setting
 from ..few_shot import RANDOM
 from ..whole_dataset import DEFAULT, WholeDataset
@@ -28,7 +29,9 @@ class FromWeights(WholeDataset):
     @property
     def start_from(self) -> str | None:
         """Return the weights for `backbones.load`: a file, "default", or None (random)."""
-        return self.model or (None if (self.source or "").lower() == RANDOM else DEFAULT)
+        if self.model:
+            return given_file(self.model, self.architecture, self.source)
+        return None if (self.source or "").lower() == RANDOM else DEFAULT
 
     @property
     def weight_source(self) -> str | None:

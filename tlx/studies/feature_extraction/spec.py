@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ...spec import Spec, setting, split_words
-from ..few_shot import FewShotTrial
+from ..few_shot import FewShotTrial, split_params
 
 if TYPE_CHECKING:
     pass
@@ -80,10 +80,20 @@ class FeatureExtraction(FewShotTrial):
             "Samples per class": self.shots,
             "Model selection": self.model_selection,
             "Split": self.split,
+            **split_params(self),
             "Model description": self.model_description or "-",
             "Extracted layers": ", ".join(self.layers),
             "Classifier": self.classifier,
+            **_tolerance(self.classifier),
         }
+
+
+def _tolerance(text: str) -> dict[str, object]:
+    """Return the tolerance of SGDClassifier, which the original study logs; of others nothing."""
+    from ...features.classifiers import SGD, classifier
+
+    chosen = classifier(text)
+    return {"tol": chosen.tol} if isinstance(chosen, SGD) else {}
 
 
 @dataclass(frozen=True, kw_only=True)

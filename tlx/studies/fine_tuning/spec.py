@@ -8,7 +8,7 @@ from typing import ClassVar
 from ...models.recipe import Recipe
 from ...models.tune_choices import format_tune, parse_tune
 from ...spec import setting
-from ..few_shot import FewShotTrial
+from ..few_shot import FewShotTrial, split_params
 
 EXPERIMENT = "Fine-tuning"
 
@@ -55,6 +55,15 @@ class FineTuning(Recipe, FewShotTrial):
         """Return the epochs of all phases, if no training stops early."""
         return self.epochs + parse_tune(self.tune).head_first
 
+    @property
+    def _least_epochs(self) -> object:
+        """Return the epochs before which early stopping does not look; "-" without it."""
+        from ...models.stopping import EARLIEST_STOP, EPOCHS_WITHOUT
+
+        if not self.early_stopping:
+            return "-"
+        return EARLIEST_STOP if self.stopping == "losses" else EPOCHS_WITHOUT
+
     def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the original study's names in MLflow."""
         params: dict[str, object] = {
@@ -66,6 +75,8 @@ class FineTuning(Recipe, FewShotTrial):
             "Crops path": self.precomputed_crops or "-",
             "Samples per class": self.shots,
             "Split": self.split,
+            **split_params(self),
+            "Minimum epochs": self._least_epochs,
             "Maximum epochs": self.epochs,
             "Model selection": self.model_selection,
             **({} if self.val_crops is None else {"Validation crops": self.val_crops}),
