@@ -36,6 +36,8 @@ def test_every_spelling_leads_to_an_option_of_its_command(command):
         (["quanta", "-sw", "w.h5"], ["quanta", "--model", "w.h5"]),
         (["quanta", "--layer", "--layer"], ["quanta", "--positions", "--positions"]),
         (["chop", "--layer=5"], ["chop", "--layer=5"]),
+        (["prune", "-keep_iter", "0.7", "-iter=5"], ["prune", "--keep", "0.7", "--iterations=5"]),
+        (["layer-transfer", "--n_copy", "3"], ["layer-transfer", "--depths", "3"]),
         (
             ["feature-extraction", "--model", "w.h5", "d.json", "--splits"],
             ["feature-extraction", "--model", "w.h5", "--model-description", "d.json", "--splits"],

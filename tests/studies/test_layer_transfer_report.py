@@ -233,3 +233,16 @@ def test_rounds_in_order():
     assert rows[2]["missing"] == 1
     assert "25.00 %" in pruning_report.pruned_table(rows)
     assert drawn(chop_figures.pruning(rows, "Pruned"), figures.BLUE) > 100
+
+
+def test_the_originals_table_has_networks_and_blocks_of_the_usual_batch_norm():
+    rows = layer_transfer_report.original_rows(rows_of(*some()))
+    assert [row[:2] for row in rows] == [
+        ["baseA", ""],
+        ["baseB", ""],
+        ["baseB+", ""],
+        *([name, n] for name in ("BnB", "BnB+", "AnB", "AnB+") for n in (1, 2, 3)),
+    ]
+    table = {(network, block): accuracy for network, block, accuracy in rows}
+    assert table["AnB", 2] == pytest.approx(0.7 + 0.04)
+    assert table["baseA", ""] == pytest.approx(0.9)

@@ -16,7 +16,7 @@ from ..base import StudyReport
 from ..drawings import Drawings
 from . import figures as layer_transfer_figures
 
-STEM, TRIALS = "layer_transfer", "layer_transfer_trials"
+STEM, TRIALS, ORIGINALS = "layer_transfer", "layer_transfer_trials", "all_experiments"
 BASES = ("baseA", "baseB", "baseB+")
 ORDER = (*BASES, "BnB", "BnB+", "AnB", "AnB+")
 HELD = {("A", True): "AnB", ("A", False): "AnB+", ("B", True): "BnB", ("B", False): "BnB+"}
@@ -198,6 +198,23 @@ def _write(folder: Path, trials: list[Row], rows: list[Row]) -> None:
         folder / f"{TRIALS}.csv",
         tables.as_csv(list(trials[0]), [list(row.values()) for row in trials]),
     )
+    files.write_text(
+        folder / f"{ORIGINALS}.csv",
+        tables.as_csv(["network", "block", "test_accuracy"], original_rows(rows)),
+    )
+
+
+def original_rows(rows: Iterable[Row]) -> list[list[object]]:
+    """Return network, block and test accuracy as the original's all_experiments.csv has them.
+
+    A row for each n of AnB, BnB, AnB+ and BnB+, and one without a block for each base network; of
+    several ways of batch norm the usual one.
+    """
+    return [
+        [row["treatment"], "" if row["n"] is None else row["n"], row["mean"]]
+        for row in rows
+        if row["bn"] == "frozen" and row["mean"] is not None
+    ]
 
 
 def table(rows: list[Row], form: str = "text") -> str:
