@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 import typer
 
 from tlx.cli.app import COMMANDS, app, flags
 from tlx.cli.options import normalised
 from tlx.cli.originals import ORIGINALS, translated
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def options_of(command):
@@ -51,6 +57,25 @@ def test_every_spelling_leads_to_an_option_of_its_command(command):
 def test_words_are_translated(words, expected):
     assert translated(words) == expected
     assert translated(expected) == expected, "and ours stay as they are"
+
+
+COMMAND = re.compile(r"`(tlx [^`]+)`")
+
+
+def commands_of_the_page():
+    text = (ROOT / "docs" / "reference" / "originals.md").read_text()
+    return [words for line in COMMAND.findall(text) if len(words := shlex.split(line)[1:]) > 1]
+
+
+@pytest.mark.parametrize("words", commands_of_the_page(), ids=" ".join)
+def test_every_command_of_the_page_on_the_originals_has_its_options(words):
+    """Words of the originals are translated first, as they are when they are typed."""
+    known = normalised(translated(words), flags())
+    command = known[0]
+    options = options_of(command)
+    for word in known[1:]:
+        if re.match(r"--?[A-Za-z]", word):
+            assert word.partition("=")[0] in options, word
 
 
 def test_a_flag_that_stands_for_a_value_keeps_it():
