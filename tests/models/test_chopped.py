@@ -439,3 +439,10 @@ def test_masks_hold_at_every_step(settings):
     parameters = dict(network.net.named_parameters())
     assert not any(torch.count_nonzero(parameters[n][~m]) for n, m in mask.items())
     assert all(torch.count_nonzero(parameters[n]) > 0 for n in mask)
+
+
+def test_the_dense_network_has_the_originals_widths():
+    network = backbones.load("dense-1333-200", weights=None, classes=3, seed=0)
+    shapes = [tuple(p.shape) for p in network.net.parameters() if p.ndim == 2]
+    assert shapes == [(1333, 10_800), (200, 1333), (3, 200)]
+    assert footprint.footprint(network, Recipe()).numbers == 14_665_136

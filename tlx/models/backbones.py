@@ -85,6 +85,17 @@ BACKBONES: dict[str, BackboneRow] = {
         source="",
         weights="",
     ),
+    "dense-1333-200": BackboneRow(
+        title="Dense 10800-1333-200",
+        family="own",
+        model="dense-1333-200",
+        input_size=60,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        classes=3,
+        source="",
+        weights="",
+    ),
     **{
         f"mobilenet-v1{ending}": BackboneRow(
             title=f"MobileNet v1{f', α = {ending[1:]}' if ending else ''}",

@@ -21,13 +21,14 @@ from .blocks import Block
 from .freezing import Freeze
 from .mobilenet_v1 import MobileNetV1
 from .quanta.cnn import QuantaCnn, QuantaCnn2020
-from .small import CifarResNet, MnistCnn
+from .small import CifarResNet, DenseNetwork, MnistCnn
 from .weights.matching import WeightMatch
 
 OWN: dict[str, Callable[[int], nn.Module]] = {
     "mnist-cnn": MnistCnn,
     "resnet20-cifar": CifarResNet,
     "mobilenet-v1": MobileNetV1,
+    "dense-1333-200": DenseNetwork,
     "quanta-cnn": QuantaCnn,
     "quanta-cnn-2020": QuantaCnn2020,
     **{

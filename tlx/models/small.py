@@ -1,4 +1,4 @@
-"""Two small networks of the literature: the thesis' MNIST CNN and the ResNet-20 for CIFAR."""
+"""Small networks of the literature: an MNIST CNN, ResNet-20 for CIFAR, a dense network."""
 
 from __future__ import annotations
 
@@ -38,6 +38,32 @@ class MnistCnn(nn.Module):
         x = self.relu1(self.pool1(self.conv1(x)))
         x = self.flatten(self.drop1(self.relu2(self.pool2(self.conv2(x)))))
         result: torch.Tensor = self.fc2(self.drop2(self.relu3(self.fc1(x))))
+        return result
+
+
+class DenseNetwork(nn.Module):
+    """Network of dense layers on all pixels, as 'feature-transfer' prunes one of 10800-1333-200-3.
+
+    PyTorch's default initialisation.
+
+    x  (n, 3, 60, 60) float32  →  logits (n, classes) float32
+    """
+
+    INPUTS = 3 * 60 * 60  # 10,800: the original's frames of 45 × 80 pixels have as many
+
+    def __init__(self, classes: int = 3, widths: tuple[int, int] = (1333, 200)):
+        super().__init__()
+        self.flatten = nn.Flatten()
+        self.fc1 = nn.Linear(self.INPUTS, widths[0])
+        self.relu1 = nn.ReLU()
+        self.fc2 = nn.Linear(widths[0], widths[1])
+        self.relu2 = nn.ReLU()
+        self.fc3 = nn.Linear(widths[1], classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, classes) of x (n, 3, 60, 60)."""
+        x = self.relu1(self.fc1(self.flatten(x)))
+        result: torch.Tensor = self.fc3(self.relu2(self.fc2(x)))
         return result
 
 
