@@ -19,7 +19,7 @@ class Arms:
     """Fine-tunings of a comparison by name, and those that are still run.
 
     stages  name → its stage with every split
-    live    shots → names that are still run, in the order of `stages`
+    live    shots → names that are still run, sorted: a race does not depend on the order asked
     names   key of a trial → name of its stage
     """
 
@@ -38,7 +38,7 @@ class Arms:
                 at = live.setdefault(trial.spec.shots, [])
                 if name not in at:
                     at.append(name)
-        return cls(stages, live, names)
+        return cls(stages, {shots: sorted(at) for shots, at in live.items()}, names)
 
     def trials(self, places: Collection[Place], skipped: Collection[str]) -> dict[str, list[Trial]]:
         """Return name → trials of live arms at these places, but for the keys in `skipped`."""
