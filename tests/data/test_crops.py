@@ -225,3 +225,14 @@ def test_places_that_are_refused(root, tmp_path):
     with pytest.raises(UsageError, match="elsewhere"):
         crops.write(root, RELPATHS, tmp_path / "c", SIZING)
     assert tree(tmp_path / "c") == before
+
+
+def test_the_nearest_pixel_is_taken_and_none_is_mixed():
+    """The original of 45 × 80 frames scaled so: pixel (x, y) of the source at the same share."""
+    sizing = Sizing(128, mode="nearest", crops=False)
+    found = np.asarray(scaled(Image.fromarray(NOISE), sizing))
+    rows = (np.arange(128) + 0.5) * NOISE.shape[0] / 128
+    columns = (np.arange(128) + 0.5) * NOISE.shape[1] / 128
+    expected = NOISE[rows.astype(int)][:, columns.astype(int)]
+    assert np.array_equal(found, expected)
+    assert sizing.identity() != Sizing(128, crops=False).identity()

@@ -47,19 +47,21 @@ def paths(tmp_path):
 
 
 def expected(path, sizing):
-    """(c, size, size, channels) by Pillow's Lanczos and naive crops."""
+    """(c, size, size, channels) by Pillow's filters and naive crops."""
     image = Image.open(path)
     rgb = np.asarray(image.convert("RGB"))
     image = Image.fromarray(naive.luma(rgb) if sizing.channels == 1 else rgb)
     side = int(sizing.size / sizing.ratio + 0.5)
-    if sizing.mode == "squash":
+    if sizing.mode in ("squash", "nearest"):
         size = (side, side) if sizing.crops else (sizing.size, sizing.size)
     else:
         short = min(image.size)
         size = tuple(
             side if length == short else round(length * side / short) for length in image.size
         )
-    picture = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+    nearest = sizing.mode == "nearest"
+    way = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
+    picture = np.asarray(image.resize(size, way))
     picture = picture.reshape(*picture.shape[:2], sizing.channels)
     ten = naive.ten_crops(picture, sizing.size)
     return ten if sizing.crops else ten[8:9]
@@ -76,7 +78,7 @@ def every_row(found):
 @pytest.mark.parametrize(
     ("mode", "with_crops", "channels", "size"),
     [
-        *itertools.product(["squash", "aspect"], [True, False], [3, 1], [16]),
+        *itertools.product(["squash", "aspect", "nearest"], [True, False], [3, 1], [16]),
         ("squash", True, 1, 28),
         ("aspect", True, 3, 31),
     ],

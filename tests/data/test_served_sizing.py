@@ -95,7 +95,7 @@ PICTURES = {
 }
 SIZINGS = [
     Sizing(12, mode=mode, crops=crops, channels=channels)
-    for mode in ("squash", "aspect")
+    for mode in ("squash", "aspect", "nearest")
     for crops in (True, False)
     for channels in (1, 3)
 ]

@@ -154,7 +154,7 @@ def test_one_image_and_many_have_the_same_answer(bars, settings, tmp_path):
         np.testing.assert_allclose(probabilities[0], together[1][number], atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["squash", "aspect"])
+@pytest.mark.parametrize("mode", ["squash", "aspect", "nearest"])
 @pytest.mark.parametrize("crops", [True, False])
 def test_the_crops_of_the_input_are_those_of_the_layout(mode, crops):
     sizing = Sizing(12, crops=crops, mode=mode, channels=3)

@@ -131,9 +131,12 @@ def pixels(data: bytes, model: dict[str, Any]) -> np.ndarray:
     image = image if image.mode == mode else image.convert(mode)
     size = scaled_size(image.size, sizing)
     if size != image.size:
-        image = image.resize(size, Image.Resampling.LANCZOS)
+        nearest = sizing["mode"] == "nearest"
+        image = image.resize(
+            size, Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
+        )
     whole = np.asarray(image).reshape(image.height, image.width, model["channels"])
-    if sizing["mode"] == "squash":
+    if sizing["mode"] in ("squash", "nearest"):
         return whole
     s = sizing["size"]
     corners = windows(image.height - s, image.width - s)
@@ -146,7 +149,7 @@ def pixels(data: bytes, model: dict[str, Any]) -> np.ndarray:
 
 def scaled_size(size: tuple[int, int], sizing: dict[str, Any]) -> tuple[int, int]:
     """Return (width, height) to which an image of `size` is scaled."""
-    if sizing["mode"] == "squash":
+    if sizing["mode"] in ("squash", "nearest"):
         side = sizing["side"] if sizing["crops"] else sizing["size"]
         return side, side
     short, side = min(size), sizing["side"]

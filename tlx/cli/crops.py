@@ -29,7 +29,8 @@ def command(
     sizing: Annotated[
         str,
         typer.Option(
-            help="squash: the image is resized to a square; aspect: its short side "
+            help="squash: the image is resized to a square, nearest: so by nearest neighbour; "
+            "aspect: its short side "
             "is; proportional: crops keep the image's shape."
         ),
     ] = "squash",

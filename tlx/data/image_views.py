@@ -16,7 +16,7 @@ from .. import files
 from ..errors import BadDataError, TlxError, raise_all
 from .decode import array, decode, in_channels
 from .safe_image import ImageLimits, changed
-from .sizing import CROPS, CropLayout, Sizing, layout, precomputed_layout, views
+from .sizing import CROPS, CropLayout, Sizing, layout, precomputed_layout, resized, views
 
 Notes = tuple[str, ...]
 
@@ -145,7 +145,7 @@ class Precomputed:
             )
         crop = in_channels(crop, self.sizing.channels)
         return array(
-            crop if crop.size == size else crop.resize(size, Image.Resampling.LANCZOS),
+            resized(crop, size, self.sizing.mode),
             self.sizing.channels,
         )
 

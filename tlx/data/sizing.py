@@ -2,6 +2,7 @@
 
 mode          the image is scaled (Lanczos) to       crops, ten or the centre one
 squash        side × side, whatever its shape        size × size; without crops it is scaled to size
+nearest       the same by nearest neighbour
               × size at once
 aspect        a short side of `side`, shape kept     size × size; without crops the centre one
 proportional  a short side of `size`, shape kept     ratio of its height × ratio of its width: for
@@ -54,6 +55,9 @@ CROPS = (
 # Numbers of the crops, the most central first: any first n of them are the most even n of the ten.
 CENTRAL_FIRST = (8, 9, 0, 6, 2, 4, 1, 7, 3, 5)
 CENTRE = 4
+SQUARES = ("squash", "nearest")  # modes that scale to a square
+LANCZOS = Image.Resampling.LANCZOS
+FILTERS = {"nearest": Image.Resampling.NEAREST}  # mode → filter; of others Lanczos
 WINDOWS = 6
 GENERATOR = (
     2  # to be raised when crops or scaled sides change: part of the identity of what they change
@@ -113,7 +117,7 @@ class Sizing:
             "mode": self.mode,
             "channels": self.channels,
         }
-        if self.mode != "squash" or (self.crops and (self.side - self.size) % 2):
+        if self.mode not in SQUARES or (self.crops and (self.side - self.size) % 2):
             kept["generator"] = GENERATOR  # even margins of a square are cut as ever
         if self.mode == "proportional":
             return kept | {"ratio": self.ratio}
@@ -154,11 +158,11 @@ def layout(sizing: Sizing) -> CropLayout:
             "sizing-mode",
             "crops of different sizes cannot be fed to a network",
             where="proportional",
-            expected="squash or aspect",
+            expected="squash, nearest or aspect",
         )
     if not sizing.crops:
         return CropLayout((1, s, s, channels), ((0, 0, 0, False),))
-    if sizing.mode == "squash":
+    if sizing.mode in SQUARES:
         corners = windows((sizing.side, sizing.side), (s, s))
         return CropLayout(
             (1, sizing.side, sizing.side, channels), tuple((0, *corners[w], m) for _, w, m in CROPS)
@@ -181,7 +185,7 @@ def views(image: Image.Image, sizing: Sizing) -> np.ndarray:
     uint8 (v, height, width, channels).
     """
     pixels = array(scaled(image, sizing), sizing.channels)
-    if sizing.mode == "squash":
+    if sizing.mode in SQUARES:
         return pixels[None]
     s = sizing.size
     corners = windows(pixels.shape[:2], (s, s))
@@ -232,8 +236,12 @@ def ten(image: np.ndarray | Image.Image, height: int, width: int | None = None) 
 def scaled(image: Image.Image, sizing: Sizing) -> Image.Image:
     """Scale an image in mode L or RGB as the mode defines, with the given channels."""
     image = in_channels(image, sizing.channels)
-    size = MODES[sizing.mode](image.size, sizing)
-    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+    return resized(image, MODES[sizing.mode](image.size, sizing), sizing.mode)
+
+
+def resized(image: Image.Image, size: tuple[int, int], mode: str) -> Image.Image:
+    """Return an image in (width, height) pixels, by the filter of a mode."""
+    return image if size == image.size else image.resize(size, FILTERS.get(mode, LANCZOS))
 
 
 def _squash(size: tuple[int, int], sizing: Sizing) -> tuple[int, int]:
@@ -258,6 +266,7 @@ def _short_side(size: tuple[int, int], target: int) -> tuple[int, int]:
 
 MODES: dict[str, Callable[[tuple[int, int], Sizing], tuple[int, int]]] = {
     "squash": _squash,
+    "nearest": _squash,
     "aspect": _aspect,
     "proportional": _proportional,
 }

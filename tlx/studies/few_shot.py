@@ -52,7 +52,9 @@ class FewShotTrial(Spec):
         None, identity=False, help="folder of crops made elsewhere, <stem>_crop_<0..9><ext>"
     )
     sizing: str = setting(
-        "squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect"
+        "squash",
+        choices=("squash", "aspect", "nearest"),
+        help="resize to a square, keep the aspect, or resize to a square by nearest neighbour",
     )
     input_size: int | None = setting(
         None,
