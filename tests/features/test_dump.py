@@ -762,6 +762,20 @@ def test_features_go_out_and_come_back(tmp_path, net, monkeypatch):
     assert not found.array.flags.writeable
 
 
+def test_activations_go_out_as_the_thesis_keeps_them(tmp_path, net):
+    dump = make(
+        net, tmp_path / "dumps", pictures=Pictures(3, 2), ids=list("abc"), labels=list("yxy")
+    )
+    exports.write_extracted(dump, tmp_path / "x_extracted.pt", "model_ft_100.pt")
+    found = torch.load(tmp_path / "x_extracted.pt", weights_only=True)
+    assert list(found) == ["model_ft_100.pt"]
+    kept = found["model_ft_100.pt"]
+    assert kept["labels"].tolist() == [1, 1, 0, 0, 1, 1]
+    assert len(kept["layers"]) == len(dump.layers)
+    for layer, tensor in zip(dump.layers, kept["layers"], strict=True):
+        assert np.array_equal(tensor.numpy(), dump.array(layer).reshape(6, -1).astype(np.float32))
+
+
 def test_names_that_a_list_cannot_hold_are_refused(tmp_path, net):
     for ids in (list("abcde\n"), list("abcdea"), []):
         with pytest.raises(UsageError):

@@ -32,3 +32,8 @@ def command(spec: Extraction, output: ExtractionOutput, settings: Settings) -> N
     if output.export:
         exports.write(dump, Path(output.export))
         say(f"exported to {output.export}")
+    if output.extracted:
+        path = Path(output.extracted).expanduser()
+        model = Path(spec.model).name if spec.model else spec.trained_on or spec.architecture
+        exports.write_extracted(dump, path, model)
+        say(f"written to {path}")

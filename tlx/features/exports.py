@@ -1,4 +1,8 @@
-"""Exports of features as `features.npy` and `file_names.txt`, which other tools read and write."""
+"""Exports of features in files of other tools.
+
+`features.npy` and `file_names.txt`, which are read too; a file of `torch.save`, as the thesis
+'Transferability in DNN' keeps activations.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +47,21 @@ def write(dump: Dump, folder: Path, layers: Sequence[str] | None = None) -> None
         for start in range(0, dump.rows, step):
             rows = np.arange(start, min(start + step, dump.rows))
             file.write(dump.matrix(layers, rows).data)
+
+
+def write_extracted(dump: Dump, path: Path, model: str) -> None:
+    """Write {model: {"layers": [(r, d) float32, …], "labels": (r,) int64}} by torch.save.
+
+    The layers are in the order of the dump, each row flat; a label is its place among the sorted
+    class names. Tensors, lists and names only: it is read with weights_only.
+    """
+    import torch
+
+    classes = sorted(set(dump.labels))
+    codes = np.array([classes.index(label) for label in dump.row_labels().tolist()], np.int64)
+    layers = [torch.from_numpy(np.array(dump.matrix([layer]), np.float32)) for layer in dump.layers]
+    with files.atomic_write(Path(path)) as file:
+        torch.save({model: {"layers": layers, "labels": torch.from_numpy(codes)}}, file)
 
 
 def _row_names(dump: Dump) -> list[str]:

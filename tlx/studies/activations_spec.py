@@ -84,3 +84,9 @@ class ExtractionOutput(Spec):
         identity=False,
         help="also write features.npy and file_names.txt into this folder, the layers side by side",
     )
+    extracted: str = setting(
+        "",
+        identity=False,
+        help="also write the activations to this file of torch.save, as the thesis' "
+        "<target>_extracted.pt: model → layers and labels",
+    )
