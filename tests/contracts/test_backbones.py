@@ -89,7 +89,7 @@ def test_blocks_cover_every_tensor_once_in_the_order_of_the_run(name):
     outside = [t for t in tensors if t not in owner]
     assert outside
     assert all(t.startswith(tuple(f"{h}." for h in sketch.head_names)) for t in outside), outside
-    assert len({block.name for block in sketch.blocks}) == len(sketch.blocks) >= 3
+    assert len({block.name for block in sketch.blocks}) == len(sketch.blocks) >= 2
     assert all(t.device.type == "meta" for t in sketch.net.parameters())
 
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import typer
-from cli.test_image_rules import COMMANDS, FEW, WORDS, ask
+from cli.test_image_rules import COMMANDS, FEW, WORDS, ask, evaluate
 from conftest import draw_images
 
 from tlx.cli import app
@@ -69,7 +69,7 @@ def test_every_command_with_choices_is_in_the_table():
     with_choices = {
         name for name, command in known.items() if hasattr(command, "params") and offered(name)
     }
-    assert with_choices - set(COMMANDS) == {"plot", "checkpoints", "regression"}, (
+    assert with_choices - set(COMMANDS) == {"plot", "checkpoints", "regression", "evaluate"}, (
         "these have tests of their own"
     )
 
@@ -87,6 +87,14 @@ def divided(tmp_path_factory):
 def test_every_choice_runs(tlx, divided, command, number):
     chosen = runs(command)[number]
     code, out, complained = ask(tlx, command, divided, *words(chosen))
+    assert code == 0, f"{chosen}: {complained or out}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(runs("evaluate"))))
+def test_every_choice_of_an_evaluation_runs(tlx, divided, number):
+    chosen = runs("evaluate")[number]
+    code, out, complained = evaluate(tlx, divided, "--val-per-class", 2, *words(chosen))
     assert code == 0, f"{chosen}: {complained or out}"
 
 

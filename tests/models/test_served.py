@@ -77,7 +77,7 @@ def check_exported(store, key, settings, tmp_path):
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     assert record["check"]["largest_difference_of_a_probability"] < 1e-4
     assert record["sha256"] == files.sha256(folder / onnx_file.ONNX)
-    card = (folder / onnx_file.CARD).read_text()
+    card = export.card(record, asked.chosen.result, export._siblings(asked), asked)
     assert key in card
     for number, name in enumerate(record["classes"]):
         share = counts[number, number] / counts[number].sum()
