@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 
+from tlx.cli.app import TOOLS
 from tlx.cli.options import without
 
 
@@ -39,6 +40,15 @@ def test_one_unknown_option_is_said_once(tlx):
     assert err.count("--xyzq") == 1
 
 
+@pytest.mark.parametrize("name", [*TOOLS, "pretrain"])
+def test_an_unknown_option_is_the_only_error_of_it(name, tlx):
+    """Arguments and options of commands that are no studies are no settings to be looked at."""
+    code, _, err = tlx(name, "--xyzq")
+    assert code == 2
+    assert "--xyzq" in err
+    assert "unknown setting" not in err
+
+
 def test_a_short_option_that_is_none_is_said_with_the_others(tlx):
     code, _, err = tlx("chop", "--wat", "-Q", "--depth", 0)
     assert code == 2
@@ -65,3 +75,24 @@ def test_nothing_is_computed_where_a_word_is_refused(tlx, bars, tmp_path):
 )
 def test_an_option_is_left_out_with_its_value(words, left):
     assert without(words, "--a") == left
+
+
+@pytest.mark.parametrize("words", [(), ("",), ("", " ")])
+def test_an_empty_argument_counts_as_none(words, tlx):
+    """As `mlflow run` passes what was not given."""
+    code, _, err = tlx("evaluate", *words, "--architecture", "mnist-cnn")
+    assert code == 2
+    assert "no model is named" in err
+
+
+@pytest.mark.parametrize("random_out", ["w.pth", "./w.pth", "w.pt"])
+def test_trained_and_random_weights_are_not_written_to_one_file(random_out, tlx, bars, tmp_path):
+    words = ("--dataset", bars, "--epochs", 1, "--workers", 0, "--no-tracking", "--store", "runs")
+    words += ("--val-per-class", 2)
+    code, _, err = tlx("pretrain", *words, "--out", "w.pth", "--random-out", random_out)
+    if random_out == "w.pt":
+        assert code == 0, err
+        return
+    assert code == 2
+    assert "two files" in err
+    assert not (tmp_path / "runs").exists()

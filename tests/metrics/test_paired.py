@@ -332,7 +332,7 @@ def verdicts_of(means, se=0.01, pool=10**6):
     [
         ([-0.2, -0.1, 0.0, 0.1, 0.2], 2, 5, "between 2 and 5"),
         ([0.2, 0.2, 0.2], None, 1, "below 1"),
-        ([0.0, 0.2, 0.2], None, 2, "at 2 or below"),
+        ([0.0, 0.2, 0.2], None, 2, "at or below 2"),
         ([-0.2, -0.2, 0.0], 2, None, "beyond 2"),
         ([-0.2, 0.2, 0.0, 0.2, 0.2], 1, 5, "between 1 and 5"),
     ],

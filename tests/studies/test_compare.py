@@ -191,6 +191,13 @@ def test_an_answer_for_shots_that_were_not_tried_is_refused(done, bars):
         compare(bars, done[1], any_time=False, at=3)
 
 
+def test_it_is_refused_before_anything_is_computed(bars, cache, tmp_path):
+    settings = settings_of(tmp_path, cache)
+    with pytest.raises(UsageError, match="one of 1, 2"):
+        compare(bars, settings, at=3)
+    assert not set(Store(settings.store_folder(None)).keys())
+
+
 def test_another_price_is_another_record_with_that_price(done, bars):
     _, settings = done
     priced = [
@@ -550,6 +557,32 @@ def test_without_a_sure_difference_the_cheaper_side_is_taken(monkeypatch):
 def test_an_open_question_says_what_would_settle_it(monkeypatch):
     more = outcome_of({5: [0.06, -0.03, 0.05, 0.02, 0.01]}, monkeypatch=monkeypatch)
     assert re.search(r"About \d+ more draws would settle it .*--splits \d+", sentences.change(more))
+
+
+SURE, UNSURE = [0.2, 0.21, 0.19, 0.2, 0.22], [0.06, -0.03, 0.05, 0.02, 0.01]
+LIKELY = [0.2, 0.12, 0.03, 0.14, 0.0]  # surely better at 0.05, not at half of it
+
+
+@pytest.mark.parametrize(
+    ("shots", "says"),
+    [
+        ({1: SURE, 5: LIKELY}, "If the two change places, it is beyond 1 image per class."),
+        ({1: UNSURE, 5: SURE}, "If the two change places, it is at or below 5 images per class."),
+        (
+            {1: [-value for value in SURE], 5: SURE},
+            "The two change places between 1 and 5 images per class.",
+        ),
+        (
+            {1: SURE, 5: SURE},
+            "It holds for every number of images per class that was tried, from 1.",
+        ),
+    ],
+)
+def test_the_two_change_places_only_where_each_is_better_somewhere(shots, says, monkeypatch):
+    outcome = outcome_of(shots, monkeypatch=monkeypatch)
+    assert sentences.change(outcome) == says
+    is_sure = says.startswith("The two")
+    assert sentences.break_even(outcome).startswith("Break-even: ") == is_sure
 
 
 def test_an_arm_is_chosen_on_the_other_splits():

@@ -17,6 +17,7 @@ from tlx.models.weights import reader as weights_reader
 from tlx.plots import statistics
 from tlx.studies import STUDIES, Session, predictions, run_study
 from tlx.studies.evaluate import report as evaluate_report
+from tlx.studies.evaluate.spec import Evaluation
 
 CLASSES = ("bar0", "bar1", "bar2")
 
@@ -124,6 +125,8 @@ def test_a_chopped_network_says_itself_what_it_is(settings, bars, tmp_path):
     (result,) = evaluate(settings, bars, [path]).results
     assert result.spec["architecture"] == "mnist-cnn"
     assert tuple(result.details["classes"]) == turned
+    (of_record,) = evaluate(settings, bars, [path.with_suffix(".json")]).results
+    assert of_record.key == result.key, "the file that tlx chop names"
     renamed = tmp_path / "other.safetensors"
     chopped.write(renamed, cut, architecture="mnist-cnn", cut=2, classes=("x", "bar1", "bar2"))
     with pytest.raises(BadDataError, match="no class 'bar0'"):
@@ -172,6 +175,7 @@ def test_every_part_is_other_images_and_all_are_all(settings, models, bars):
     ("words", "changes", "kind", "says"),
     [
         ((), {}, UsageError, "no model is named"),
+        (("nowhere.json",), {}, MissingError, "nowhere.json"),
         (("nowhere.pth",), {"architecture": "mnist-cnn"}, MissingError, "nowhere.pth"),
         (("A",), {}, UsageError, "--architecture NAME"),
         (("A",), {"architecture": "resnet20-cifar"}, TlxError, "a.safetensors"),
@@ -192,3 +196,17 @@ def test_a_head_of_other_classes_is_refused(settings, models, tmp_path):
     data = draw_images(tmp_path / "four", classes=4, per_class=4)
     with pytest.raises(BadDataError, match="its head has 3 outputs"):
         evaluate(settings, data, models[:1], architecture="mnist-cnn")
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("a.safetensors", "a.safetensors"),
+        ("weights/a.pth", "a.pth"),
+        ("my-model", "my-model"),
+        ("exports/my-model", "exports/my-model"),
+        ("/my-model", "my-model"),
+    ],
+)
+def test_a_model_is_called_by_its_file_or_folder(path, label):
+    assert Evaluation(model=path).label == label

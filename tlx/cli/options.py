@@ -61,13 +61,19 @@ def _joined(specs: typing.Sequence[type[Spec]], given: Mapping[str, Any]) -> dic
                 joined[name] = tuple(part for value in values for part in value.split(",") if part)
             if row.argument:
                 parts = [part.strip() for part in (values or "").split(",") if part.strip()]
-                joined[name] = (*(given.get(name + WORDS) or ()), *parts) or None
+                words = [word for word in given.get(name + WORDS) or () if word.strip()]
+                joined[name] = (*words, *parts) or None
     return {name: value for name, value in joined.items() if value is not None and value != []}
 
 
 def problems_of(command: Callable[..., Any], given: Mapping[str, object]) -> list[TlxError]:
-    """Return the errors of the settings given to a command built by `options`."""
+    """Return the errors of the settings given to a command built by `options`.
+
+    Other commands have no settings: what they are given is not looked at.
+    """
     specs = getattr(command, "specs", ())
+    if not specs:
+        return []
     try:
         make_specs(specs, _joined(specs, given))
     except ErrorGroup as several:

@@ -47,13 +47,22 @@ class BreakEven:
         return self.low is not None or self.high is not None or self.estimate is not None
 
     @property
+    def is_sure(self) -> bool:
+        """Return whether the better method surely changes.
+
+        It does where each is surely better somewhere, or the fitted line crosses zero. One end of
+        the bracket alone says only where a change would be.
+        """
+        return (self.low is not None and self.high is not None) or self.estimate is not None
+
+    @property
     def words(self) -> str:
         """Return the bracket in words, as "between 3 and 7", "below 1", "beyond 10"."""
         if self.low is not None and self.high is not None:
             return f"between {self.low} and {self.high}"
         if self.high is not None:
             is_throughout = self.high == self.smallest
-            return f"below {self.smallest}" if is_throughout else f"at {self.high} or below"
+            return f"below {self.smallest}" if is_throughout else f"at or below {self.high}"
         if self.low is not None:
             return f"beyond {self.low}"
         if self.fieller is not None:

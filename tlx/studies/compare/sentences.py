@@ -174,7 +174,10 @@ def _break_even(outcome: ComparisonOutcome) -> str:
         return (
             f"It holds for every number of images per class that was tried, from {even.smallest}."
         )
-    return f"The two change places {even.words} {_noun(even.words)} per class."
+    where = f"{even.words} {_noun(even.words)} per class"
+    if not even.is_sure:
+        return f"If the two change places, it is {where}."
+    return f"The two change places {where}."
 
 
 def break_even(outcome: ComparisonOutcome) -> str:
@@ -182,7 +185,8 @@ def break_even(outcome: ComparisonOutcome) -> str:
     even = outcome.break_even
     if not even.is_known:
         return "No break-even can be told from these trials."
-    text = f"Break-even: {even.words} training {_noun(even.words)} per class."
+    start = "Break-even" if even.is_sure else "Break-even, if there is one"
+    text = f"{start}: {even.words} training {_noun(even.words)} per class."
     if even.estimate is not None and even.fieller is not None:
         low, high = even.fieller
         text += f" A line through the differences crosses zero at {even.estimate:.1f} "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -170,12 +170,7 @@ class CompareStudy(Study):
 
         grid = self.of(CompareGrid)
         data = evidence.gather(compared.features, compared.tuning)
-        if grid.at is not None and grid.at not in [pair.shots for pair in data.pairs]:
-            raise UsageError(
-                "shots",
-                f"--at {grid.at}",
-                expected=f"one of {', '.join(str(pair.shots) for pair in data.pairs)}",
-            )
+        _check_at(grid.at, [pair.shots for pair in data.pairs])
         at = grid.at or max(pair.shots for pair in data.pairs)
         shown: dict[str, str] = {}
         if grid.thumbnails and compared.test_files:
@@ -274,6 +269,7 @@ class CompareStudy(Study):
         planned = self._sides(session, tuning, sources)
         stages = planned.tuning
         whole = next(iter(stages.values()))
+        _check_at(grid.at, {trial.spec.shots for trial in whole.trials})
         scored = yield from self._score(grid.sources, tuning, session)
         side = evidence.Side(evidence.FEATURES)
         yield from race.features_first(planned.features, side)
@@ -443,6 +439,13 @@ def _check_places(
                 expected="one data set: it is of one",
                 remedy="compare each by itself, then tlx compare --from KEY,KEY,…",
             )
+
+
+def _check_at(at: int | None, shots: Iterable[int]) -> None:
+    """Raise UsageError for an answer at a number of training images that is not compared."""
+    known = sorted(shots)
+    if at is not None and at not in known:
+        raise UsageError("shots", f"--at {at}", expected=f"one of {', '.join(map(str, known))}")
 
 
 def _about(

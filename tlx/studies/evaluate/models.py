@@ -50,6 +50,8 @@ def given_model(word: str, spec: Evaluation, store: Store, settings: Settings) -
     Raises MissingError, UsageError for a weight file without an architecture, and BadDataError.
     """
     path = Path(word).expanduser()
+    if path.suffix == ".json" and chopped.is_recorded(path.with_suffix(".safetensors")):
+        path = path.with_suffix(".safetensors")  # tlx chop names the record of the weights
     if path.suffix.lower() in WEIGHTS and not path.is_dir():
         with promises.permitted(path):
             if not path.is_file():

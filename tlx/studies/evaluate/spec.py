@@ -64,7 +64,8 @@ class Evaluation(Spec):
     def label(self) -> str:
         """Return the name of the model: its file, with the folder where that says more."""
         path = Path(self.model)
-        return path.name if path.suffix else f"{path.parent.name}/{path.name}"
+        has_folder = not path.suffix and path.parent.name
+        return f"{path.parent.name}/{path.name}" if has_folder else path.name
 
     @property
     def run_name(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import files
+from ...errors import UsageError
 from ...models import backbones
 from ...models.weights import promises, reader
 from ...result import Result
@@ -100,6 +101,19 @@ def weight_path(out: Path) -> Path:
     """Return the absolute path of a weight file, .safetensors unless it says .pth or .pt."""
     target = Path(out).expanduser().absolute()
     return target if target.suffix in PICKLED else target.with_suffix(".safetensors")
+
+
+def check_apart(out: Path, random_out: Path) -> None:
+    """Raise UsageError where trained and random weights would be written to the same file."""
+    target = weight_path(out)
+    if target.resolve() == weight_path(random_out).resolve():
+        raise UsageError(
+            "conflict",
+            "the trained weights and the random ones are to be in the same file",
+            where=target,
+            expected="two files",
+            remedy="name another one for --random-out",
+        )
 
 
 def _save(tensors: Mapping[str, Tensor], target: Path) -> None:

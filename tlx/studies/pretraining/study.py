@@ -41,6 +41,8 @@ class PretrainingStudy(Study):
         from . import publish
 
         output = self.of(PreTrainingOutput)
+        if output.out and output.random_out:
+            publish.check_apart(Path(output.out), Path(output.random_out))
         with session.steps("reading images") as progress:
             stage = pretraining_plan.pretraining_study(
                 self.of(PreTraining), session.settings, progress
