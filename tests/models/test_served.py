@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import softmax
 
 from tlx import files
 from tlx.data.sizing import Sizing, layout
 from tlx.errors import BadDataError, IntegrityError, MissingError, UsageError
-from tlx.features import voting
+from tlx.features import estimators, voting
 from tlx.features.classifiers import CLASSIFIERS
 from tlx.features.graphs import GRAPHS
 from tlx.lab.settings import Settings
@@ -137,6 +138,26 @@ def test_a_fine_tuned_network_is_trained_again_and_gives_the_labels_of_its_trial
     said = []
     request(store, key, settings, said).rebuild()
     assert any("trained again" in text and " s then" in text for text in said)
+
+
+def test_a_tie_of_class_means_is_a_tie_in_the_graph_too():
+    """Rows of whole numbers: a trial, which has products, and the graph decide alike."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(-1, 2, (12, 40)).astype(float), np.arange(12) % 4
+    x[y == 1] = x[y == 0][:, ::-1]
+    new = rng.integers(-1, 2, (200, 40)).astype(float)
+    new[:50] = (new[:50] + new[:50, ::-1]).clip(-1, 1)
+    model = estimators.NearestMeanClassifier().fit(x, y)
+    of_trial = estimators.NearestMeanClassifier(precomputed=True).fit(
+        np.hstack([x @ x.T, (x**2).sum(axis=1, keepdims=True)]), y
+    )
+    products = np.hstack([new @ x.T, (new**2).sum(axis=1, keepdims=True)])
+    expected = of_trial.scores(products)
+    assert (expected[:50, 0] == expected[:50, 1]).all(), "these are tied"
+    graph = served.MeanProducts(model.sums_, model.counts_)
+    found = graph(torch.from_numpy(new)).numpy()
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 @pytest.mark.slow

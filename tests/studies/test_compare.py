@@ -250,7 +250,7 @@ def test_studies_of_two_data_sets_are_not_compared(bars, cache, tmp_path):
 
 
 @pytest.mark.slow
-def test_sources_of_two_sizes_are_compared_and_the_worse_one_is_shown(bars, cache, tmp_path):
+def test_sources_of_two_sizes_are_compared_and_both_are_shown(bars, cache, tmp_path):
     pytest.importorskip("timm")
     settings = settings_of(tmp_path / "runs", cache)
     raced = compare(
@@ -263,8 +263,16 @@ def test_sources_of_two_sizes_are_compared_and_the_worse_one_is_shown(bars, cach
         classifier="ncm",
     )
     details, store = raced.results[-1].details, Store(raced.folder)
-    assert len(details["left_out"]) == 1
-    assert "(left out)" in (raced.study_folder / report.PAGE).read_text()
+    tuned = {
+        r.spec["architecture"]
+        for r in map(store.find, details["trials"])
+        if r.kind == "fine-tuning"
+    }
+    left_out = {row["arm"] for row in details["left_out"]}
+    assert tuned | left_out == {"mnist-cnn", "timm:test_resnet"}
+    assert not tuned & left_out
+    text = (raced.study_folder / report.PAGE).read_text()
+    assert text.count("(left out)") == len(left_out)
     frozen = {
         r.spec["architecture"]
         for r in map(store.find, details["trials"])
@@ -594,6 +602,13 @@ def test_an_arm_is_chosen_on_the_other_splits():
     assert side.pick(1, 1).spec["classifier"] == "ncm"
     assert side.pick(1, 9) is None
     assert side.champion(1) == "knn on net"
+
+
+def test_one_side_alone_is_refused_by_name():
+    sides = {side: evidence.Side(side) for side in (FEATURES, TUNING)}
+    sides[FEATURES].add([trial("feature-extraction", 1, 0, 0.5, classifier="ncm")])
+    with pytest.raises(BadDataError, match="no trial of fine-tuning"):
+        evidence.gather(sides[FEATURES], sides[TUNING])
 
 
 def test_different_test_images_are_not_compared():

@@ -107,6 +107,13 @@ def test_asked_again_nothing_is_trained(done, bars, monkeypatch):
     assert compare(bars, settings, splits=5, recipes=RECIPES).key == done_report.key
 
 
+def test_recipes_in_another_order_are_the_same_question(done, bars, monkeypatch):
+    done_report, settings = done
+    monkeypatch.setattr("tlx.models.training.fit", None)
+    turned = " ".join(reversed(CompareGrid(recipes=RECIPES).tunes("")))
+    assert compare(bars, settings, splits=5, recipes=turned).key == done_report.key
+
+
 def test_one_recipe_is_the_question_that_it_was(done, bars):
     grid = CompareGrid()
     assert grid.tunes("all") == ["all"]

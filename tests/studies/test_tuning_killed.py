@@ -64,7 +64,8 @@ def test_every_trial_ends_once_whoever_is_killed(bars, cache, tmp_path, rng):
             with contextlib.suppress(psutil.NoSuchProcess):
                 rng.choice(workers).kill()
         else:
-            os.kill(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may have come to its end
+                os.kill(process.pid, signal.SIGKILL)
             process.communicate(timeout=60)
             process = start(tmp_path, bars, cache)
     out, _ = process.communicate(timeout=240)

@@ -284,6 +284,8 @@ class NearestMeanClassifier(Decisive):
         X = unit_rows(X) if self.metric == "cosine" else np.asarray(X, np.float64)
         self.classes_ = np.unique(y)
         means = np.array([X[y == label].mean(axis=0) for label in self.classes_])
+        self.sums_ = np.array([X[y == label].sum(axis=0) for label in self.classes_])
+        self.counts_ = np.array([(y == label).sum() for label in self.classes_], np.float64)
         self.origin_ = np.zeros(X.shape[1]) if self.metric == "cosine" else means.mean(axis=0)
         self.means_ = unit_rows(means) if self.metric == "cosine" else means - self.origin_
         return self

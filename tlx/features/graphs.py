@@ -80,7 +80,9 @@ def _neighbours(fitted: FittedClassifier, weights: str, temperature: float = 1.0
 def nearest_mean(fitted: FittedClassifier) -> nn.Module:
     """Return the graph of the nearest class mean."""
     model = fitted.model
-    return served.MeanScores(model.means_, model.origin_, model.metric == "cosine")
+    if model.metric == "cosine":
+        return served.MeanScores(model.means_, model.origin_, is_cosine=True)
+    return served.MeanProducts(model.sums_, model.counts_)
 
 
 def kernel(fitted: FittedClassifier) -> nn.Module:

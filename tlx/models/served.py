@@ -260,6 +260,27 @@ class MeanScores(nn.Module):
         return rows @ self.means.T - self.shared
 
 
+class MeanProducts(nn.Module):
+    """Closeness to the mean of each class by distance, from products with the sums of classes.
+
+    Sums of whole numbers are exact, as those of the full-network embedding: what is tied in a trial
+    is tied here.
+
+    sums  (k, d) of the training rows of each class; counts (k,)
+    """
+
+    def __init__(self, sums: np.ndarray, counts: np.ndarray):
+        super().__init__()
+        between = (sums @ sums.T) / np.outer(counts, counts)
+        self.sums, self.counts = _constant(sums), _constant(counts)
+        self.shared = _constant(0.5 * (between.diagonal() - between.mean()))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return (r, k)."""
+        means = (rows @ self.sums.T) / self.counts
+        return (means - self.shared) - means.mean(dim=1, keepdim=True)
+
+
 class KernelScores(nn.Module):
     """Support vector machine with a kernel, every pair of classes, by its support vectors.
 

@@ -188,6 +188,14 @@ def gather(features: Side, tuning: Side) -> Evidence:
 
     Raises BadDataError if they have no trials in common, or were tested on different images.
     """
+    for side in (features, tuning):
+        if not side.arms:
+            raise BadDataError(
+                "one-side",
+                f"no trial of {side.name} is among them",
+                where="trials",
+                expected="both sides, on the same shots and splits of one data set",
+            )
     shots = [k for k in tuning.shots if k in set(features.shots)]
     pairs = tuple(pair for k in shots if (pair := _pairs(features, tuning, k)).tried)
     trials = [r for pair in pairs for r in (*pair.features, *pair.tuning)]

@@ -51,7 +51,7 @@ class Race:
     def dropped_arms(self) -> tuple[LeftOut, ...]:
         """Return the arms that were left out, with their validation accuracy, at each shots."""
         rows = []
-        for arm, trials in self.left_out.arms.items():
+        for arm, trials in sorted(self.left_out.arms.items()):
             for shots in sorted({k for k, _ in trials}):
                 draws = sum(k == shots for k, _ in trials)
                 validation = self.left_out.validation(arm, shots)

@@ -208,6 +208,8 @@ def format_summary(report: StudyReport) -> str:
         tables.as_text(shots["headings"], shots["rows"]).rstrip(),
         "difference: fine-tuning minus feature extraction, in points; 95 % interval over new draws "
         "and new test images",
+        "decided: P(wrong), of one side, is at most "
+        f"{outcome.alpha:g}; * also after Holm's adjustment for the rows",
         *(sentences.scores(outcome) if outcome.sources is not None else []),
         *(f"warning: {line}" for line in sentences.warnings(outcome)),
         f"page: {report.study_folder / PAGE}",

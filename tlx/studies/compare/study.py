@@ -355,7 +355,7 @@ class CompareStudy(Study):
             at=at,
             alpha=grid.alpha,
             margin=grid.margin,
-            about=files.digest(about),
+            about=files.digest({k: value for k, value in about.items() if k != "title"}),
         )
         return Stage(
             key=files.digest(["compare", spec.key]),
