@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -141,6 +142,9 @@ def test_an_export_labels_as_its_trial_did(settings, bars, tmp_path):
     (result,) = evaluate(settings, bars, [trained.key]).results
     assert result.scores["test_accuracy"] == pytest.approx(trained.scores["test_accuracy"])
     assert result.details["confusion"] == trained.details["confusion"]
+    again = replace(result, details={**result.details, "is_refit": True})
+    assert any("all training images" in line for line in evaluate_report.warnings_of([again]))
+    assert not any("learned" in line for line in evaluate_report.warnings_of([result]))
 
 
 @pytest.mark.parametrize("balance", ["none", "undersampling", "equals"])
@@ -167,6 +171,8 @@ def test_every_part_is_other_images_and_all_are_all(settings, models, bars):
         (result,) = done_report.results
         table = (Store(done_report.folder).folder(result.key) / "predictions.csv").read_text()
         shown[part] = {row["path"] for row in csv.DictReader(table.splitlines())}
+        told = any("may have learned" in line for line in evaluate_report.warnings_of([result]))
+        assert told == (part != "test")
     assert shown["train"] | shown["val"] | shown["test"] == shown["all"]
     assert len(shown["train"]) + len(shown["val"]) + len(shown["test"]) == len(shown["all"])
 

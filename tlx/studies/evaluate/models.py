@@ -29,12 +29,14 @@ class GivenModel:
     architecture  of a weight file; "" of an export
     classes       names in the order of its outputs; () where a file does not say
     digest        SHA-256 of what it is
+    is_refit      whether it learned from all training images of its data set, as an export can
     """
 
     path: Path
     architecture: str
     classes: tuple[str, ...]
     digest: str
+    is_refit: bool = False
 
     @property
     def is_export(self) -> bool:
@@ -61,7 +63,8 @@ def given_model(word: str, spec: Evaluation, store: Store, settings: Settings) -
     if folder is None:
         folder = _of_trial(word, store, settings)
     opened = OnnxModel(folder)
-    return GivenModel(folder, "", opened.classes, files.sha256(folder / ONNX))
+    digest = files.sha256(folder / ONNX)
+    return GivenModel(folder, "", opened.classes, digest, "refit" in opened.record)
 
 
 def _weights(path: Path, spec: Evaluation) -> GivenModel:

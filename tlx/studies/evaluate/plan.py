@@ -135,6 +135,7 @@ def _inputs(
         classes,
         tuple(str(folder.root / image.path) for image in images),
         np.array([number[image.label] for image in images], np.int64),
+        is_refit=model.is_refit,
     )
 
 

@@ -125,6 +125,14 @@ def warnings_of(results: list[Result]) -> list[str]:
     few = int(((counts > 0) & (counts < FEW_IMAGES)).sum())
     if few:
         lines.append(f"{few} classes have fewer than {FEW_IMAGES} images: theirs is hardly known")
+    if any(result.spec.get("part", "test") != "test" for result in results):
+        lines.append("a model may have learned from these images: they are not the test part alone")
+    if refit := [r for r in results if r.details.get("is_refit")]:
+        names = ", ".join(Evaluation.from_json(result.spec).label for result in refit)
+        lines.append(
+            f"{names} learned from all training images of its data set: images drawn from these "
+            "are not new to it"
+        )
     if absent := int((counts == 0).sum()):
         lines.append(f"{absent} classes of the model have no image here: accuracy is of the others")
     return lines

@@ -33,6 +33,7 @@ class EvaluationInputs:
     files    of the images
     labels   (n,) class of each
     samples  their pixels, for a weight file
+    is_refit whether the model learned from all training images of its data set
     """
 
     model: str
@@ -40,6 +41,7 @@ class EvaluationInputs:
     files: tuple[str, ...]
     labels: np.ndarray
     samples: Samples | None = None
+    is_refit: bool = False
 
 
 def run(spec: Evaluation, inputs: EvaluationInputs, context: TrialContext) -> Result:
@@ -69,6 +71,7 @@ def run(spec: Evaluation, inputs: EvaluationInputs, context: TrialContext) -> Re
         "classes": list(inputs.classes),
         "confusion": counts.tolist(),
         "test_images": len(labels),
+        "is_refit": inputs.is_refit,
     }
     return Result.of(spec, scores=scores, details=details)
 
