@@ -140,6 +140,15 @@ def test_a_deaf_worker_is_killed_when_its_grace_is_over(monkeypatch):
         )
 
 
+@pytest.fixture
+def heard():
+    """Whether the tests run below nohup or not, SIGHUP is not ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_handlers_come_back_and_nested_blocks_keep_the_request():
     before = [signal.getsignal(n) for n in signals.STOP_SIGNALS]
     with signals.graceful() as stopping:
