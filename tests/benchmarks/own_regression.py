@@ -11,6 +11,7 @@ same command continues. FOLDER/targets.csv and FOLDER/regression.csv have what c
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import shutil
 import subprocess
@@ -73,6 +74,18 @@ def linked(
     return folder
 
 
+def join(tables: list[Path], out: Path) -> None:
+    """Write the rows of all studies: a number of images per class makes a study of its own."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for table in tables:
+        with open(table, newline="", encoding="utf-8") as file:
+            rows |= {(row["target"], row["N"]): row for row in csv.DictReader(file)}
+    with open(out, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(next(iter(rows.values()))))
+        writer.writeheader()
+        writer.writerows(rows.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -84,12 +97,13 @@ def main() -> None:
         words = ["--architecture", "resnet20-cifar", "--source-images", str(DATA / "cifar10-mini")]
         words += ["--pretrained", str(DATA / "checkpoints/resnet20-cifar10.th")]
         words += ["--dataset", target.dataset, "--train-per-class", str(target.per_class)]
-        words += ["--out", str(folder / "out"), "--store", str(folder / "runs"), "--no-tracking"]
+        words += ["--store", str(folder / "runs"), "--no-tracking"]
         allowed = ("--allow-outside", str(DATA))
         print(f"== {target.name}", flush=True)
         subprocess.run([tlx, "parameter-distance", *words, *RECIPE, *allowed], check=True)
-    table = folder / "out" / "targets.csv"
-    subprocess.run([tlx, "regression", table, "--out", folder / "out"], check=True)
+    table = folder / "targets.csv"
+    join(sorted((folder / "runs" / "studies").glob("*/targets.csv")), table)
+    subprocess.run([tlx, "regression", table, "--out", folder], check=True)
     subprocess.run([tlx, "regression", table, "--raw"], check=True)
 
 
