@@ -51,6 +51,8 @@ def test_every_spelling_leads_to_an_option_of_its_command(command):
         (["pretrain", "-r", "r.pth", "-a", "a.pth"], ["pretrain", "-r", "r.pth", "--out", "a.pth"]),
         (["pretrain", "-a", "resnet50"], ["pretrain", "-a", "resnet50"]),
         (["feature-extraction", "-m", "w.h5"], ["feature-extraction", "-m", "w.h5"]),
+        (["predict", "KEY", "--", "-a=b.jpg"], ["predict", "KEY", "--", "-a=b.jpg"]),
+        (["quanta", "-l=1", "--", "-l=2"], ["quanta", "-l", "1", "--", "-l=2"]),
         ([], []),
     ],
 )

@@ -140,6 +140,8 @@ def test_an_export_labels_as_its_trial_did(settings, bars, tmp_path):
     tuned = run_study(study, Session(settings))
     trained = tuned.results[0]
     (result,) = evaluate(settings, bars, [trained.key]).results
+    (row,) = evaluate_report.rows_of(Store(settings.store_folder(None)), [result])
+    assert row.label == f"trial {trained.key[:12]}"
     assert result.scores["test_accuracy"] == pytest.approx(trained.scores["test_accuracy"])
     assert result.details["confusion"] == trained.details["confusion"]
     again = replace(result, details={**result.details, "is_refit": True})

@@ -73,6 +73,9 @@ def translated(words: list[str]) -> list[str]:
     An option of one letter may have its value after "=", and --model of the trade-off study may
     have two values, weights and their description.
     """
+    if "--" in words:  # what follows is no option
+        end = words.index("--")
+        return [*translated(words[:end]), *words[end:]]
     command = next((word for word in words if not word.startswith("-")), "")
     command = command.replace("_", "-")
     known = ORIGINALS.get(command, {})

@@ -35,6 +35,7 @@ from ..models.onnx_file import (
 from ..models.served import Served, export_onnx
 from ..result import Result
 from .export_card import card
+from .export_options import SERVED
 from .few_shot_inputs import Progress
 from .image_data import served_inputs
 from .served_trial import ChosenTrial, Note, RebuiltTrial, rebuild, same_but_split
@@ -106,7 +107,7 @@ def kept(request: ExportRequest) -> Path:
     One that is damaged is made again.
     """
     cache = request.settings.cache_folder
-    out = cache / "served" / request.chosen.name
+    out = cache / SERVED / request.chosen.name
     with locks.lock(cache / "locks" / f"served-{out.name}", wait=True):
         if _is_kept(out):
             return out

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from ..spec import Spec, setting
 
+SERVED = "served"  # folder of the cache with models that were made again
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Spec):

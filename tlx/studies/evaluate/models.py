@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ...models.network import Network
 from ...models.onnx_file import ONNX, OnnxModel
 from ...models.weights import promises
 from ..photos import model_folder
+from ..session import Progress
 from .spec import Evaluation
 
 WEIGHTS = (".safetensors", ".pth", ".pt", ".th", ".bin", ".ckpt", ".h5", ".hdf5")
@@ -44,7 +46,17 @@ class GivenModel:
         return not self.architecture
 
 
-def given_model(word: str, spec: Evaluation, store: Store, settings: Settings) -> GivenModel:
+@dataclass(frozen=True)
+class ModelPlace:
+    """Where trials are found, and who is told while a model is made again."""
+
+    store: Store
+    settings: Settings
+    note: Callable[[str], None]
+    progress: Progress | None = None
+
+
+def given_model(word: str, spec: Evaluation, place: ModelPlace) -> GivenModel:
     """Return the model that a word means: a file, a folder of an export, or the key of a trial.
 
     A trial's model is made again and kept in the cache, as for `tlx predict`.
@@ -61,7 +73,7 @@ def given_model(word: str, spec: Evaluation, store: Store, settings: Settings) -
         return _weights(path, spec)
     folder = model_folder(word)
     if folder is None:
-        folder = _of_trial(word, store, settings)
+        folder = _of_trial(word, place)
     opened = OnnxModel(folder)
     digest = files.sha256(folder / ONNX)
     return GivenModel(folder, "", opened.classes, digest, "refit" in opened.record)
@@ -80,11 +92,12 @@ def _weights(path: Path, spec: Evaluation) -> GivenModel:
     return GivenModel(path, architecture, known[1] if known else (), promises.check(path))
 
 
-def _of_trial(word: str, store: Store, settings: Settings) -> Path:
+def _of_trial(word: str, place: ModelPlace) -> Path:
     from ..export import ExportRequest, kept
     from ..served_trial import choose
 
-    return kept(ExportRequest(choose(store, word), store, settings, lambda note: None))
+    chosen = choose(place.store, word)
+    return kept(ExportRequest(chosen, place.store, place.settings, place.note, place.progress))
 
 
 def network_of(model: GivenModel, spec: Evaluation, classes: int) -> Network:

@@ -26,7 +26,7 @@ from ..image_data import decoded, divided, located
 from ..session import Progress
 from ..whole_dataset_inputs import balanced, cut
 from . import report, trial
-from .models import GivenModel, given_model, network_of
+from .models import GivenModel, ModelPlace, given_model, network_of
 from .spec import EXPERIMENT, Evaluation, EvaluationGrid
 from .trial import EvaluationInputs
 
@@ -42,11 +42,12 @@ def evaluation_study(
             where="tlx evaluate",
             expected="weight files, folders of tlx export, or keys of trials",
         )
-    gather, notes, store = ErrorCollector(), list[str](), open_store(settings)
+    gather, notes = ErrorCollector(), list[str]()
+    place = ModelPlace(open_store(settings), settings, notes.append, progress)
     models: list[GivenModel] = []
     for word in dict.fromkeys(grid.models):
         with gather.part():
-            models.append(given_model(word, spec, store, settings))
+            models.append(given_model(word, spec, place))
     folder: ImageFolder | None = None
     with gather.part():
         folder = located(spec.dataset, settings, notes)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ...spec import Spec, setting, setting_of
+from ..export_options import SERVED
 from ..few_shot import FewShotTrial
 from ..whole_dataset import WholeDataset
 
@@ -64,6 +65,8 @@ class Evaluation(Spec):
     def label(self) -> str:
         """Return the name of the model: its file, with the folder where that says more."""
         path = Path(self.model)
+        if path.parent.name == SERVED:  # of a trial, by its key
+            return f"trial {path.name[:12]}"
         has_folder = not path.suffix and path.parent.name
         return f"{path.parent.name}/{path.name}" if has_folder else path.name
 
