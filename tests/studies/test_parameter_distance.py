@@ -222,18 +222,24 @@ def test_the_original_flags_mean_a_resnet50(tmp_path, settings, files):
     assert len(result.details["profile"]) == 18
     assert len(result.details["distances"]) == 50
     assert result.scores["overall_transferability"] == pytest.approx(1.5)
-    drawn, plot = [], Axes.plot
+    drawn, limits, plot, set_ylim = [], [], Axes.plot, Axes.set_ylim
 
     def noted(axes, *values, **look):
         drawn.append((look.get("label"), values))
         return plot(axes, *values, **look)
 
+    def limited(axes, *ends, **more):
+        limits.append(ends)
+        return set_ylim(axes, *ends, **more)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Axes, "plot", noted)
+        patch.setattr(Axes, "set_ylim", limited)
         parameter_distance_report.trial_drawings(tmp_path, result)["parameter_distance"]("svg")
     (published,) = [a for label, a in drawn if label == "published, CIFAR-10: mean 7.79"]
     assert published[0] == list(range(1, 18))
     assert (published[1][0], published[1][-1]) == (3.44, 13.81)
+    assert max(max(map(float, ends)) for ends in limits if len(ends) == 2) > 13.81, "none is cut"
 
 
 def test_the_classes_of_a_head_are_checked_where_they_are_said(files, settings):

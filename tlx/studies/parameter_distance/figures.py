@@ -114,10 +114,11 @@ def profile(
         _line(above, layers, "transferability", "T of a layer", BLACK, "o", bands=True)
         _marks(above, layers)
         body = [x for x, row in zip(_places(layers), layers, strict=True) if not row["head"]]
-        if published and len(body) == len(published):
+        shown = published if len(body) == len(published) else ()
+        if shown:
             above.plot(
                 body,
-                published,
+                shown,
                 color=PURPLE,
                 linewidth=1.2,
                 linestyle="--",
@@ -136,7 +137,7 @@ def profile(
                 linestyle="--",
                 label=f"mean without the head: {overall['transferability']:.2f}",
             )
-        _ratio_axis(above, layers)
+        _ratio_axis(above, layers, shown)
         above.set_ylabel("Transferability T\nD(random, f.) / D(pre-trained, f.)")
         for name, (label, colour, marker, wide, dash) in PAIRS.items():
             _line(below, layers, name, label, colour, marker, bands=True, wide=wide, dash=dash)
@@ -378,15 +379,17 @@ def _marks(axes: Axes, layers: Sequence[Row], places: Sequence[float] | None = N
         )
 
 
-def _ratio_axis(axes: Axes, layers: Sequence[Row]) -> None:
+def _ratio_axis(axes: Axes, layers: Sequence[Row], others: Sequence[float] = ()) -> None:
     """Make the axis of T logarithmic, as T is a ratio.
 
     1 is on it, and an interval that reaches 0 ends at its edge.
+
+    others  further T that are drawn
     """
     means = [row["transferability"] for row in layers if row["transferability"]]
     ends = [end for row in layers for end in _ends(row, "transferability") or ()]
     floor = min([*means, 1.0]) / 3
-    values = [*means, 1.0, *(max(end, floor) for end in ends)]
+    values = [*means, *others, 1.0, *(max(end, floor) for end in ends)]
     _logarithmic(axes, values)
     spare = max((max(values) / min(values)) ** 0.06, 1.1)
     axes.set_ylim(min(values) / spare, max(values) * spare)
