@@ -59,9 +59,21 @@ class Differences:
         )
         self.norms = np.sqrt(squares) * (1 + 2.0**-20) + np.sqrt(self.depth) * 2.0**-100
 
-    def tile(self, i: int, rows: int, j: int, columns: int, upper: bool, out: np.ndarray) -> None:
-        """Write S of rows i… with rows j…; as `tile.differences`."""
-        tile.differences(self.packed, i, rows, self.packed, j, columns, upper, out)
+    def tile(
+        self,
+        i: int,
+        rows: int,
+        j: int,
+        columns: int,
+        upper: bool,
+        out: np.ndarray,
+        beside: Differences | None = None,
+    ) -> None:
+        """Write S of rows i… of `beside` with rows j… of these; as `tile.differences`.
+
+        beside  other rows, of the same centre and scale; these unless given
+        """
+        tile.differences((beside or self).packed, i, rows, self.packed, j, columns, upper, out)
 
     def least(self, sums: np.ndarray) -> np.ndarray:
         """Return the squared distances that (2) proves: (n, kept) float64.

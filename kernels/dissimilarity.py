@@ -288,10 +288,11 @@ def _remeasure(d2, i0, i1, j0, j1, out, starts, factor, root, floor, reach, clos
                 for j in range(j0 + max(skip, block * 64), min(j0 + block * 64 + 64, j1)):
                     value, both = d2[block, i - i0, j - j0 - block * 64], reach[i] + reach[j]
                     if value >= floor + both * both and value <= LARGE:
-                        precise = np.float64(factor * value)
+                        near = factor * value  # as in `_settle`, whatever the pairs beside it
+                        out[starts[i] + j] = np.sqrt(near) if root else near
                     else:
                         precise = factor * _exact(x, shift, scale, i, j)
-                    out[starts[i] + j] = np.sqrt(precise) if root else precise
+                        out[starts[i] + j] = np.sqrt(precise) if root else precise
                     d2[block, i - i0, j - j0 - block * 64] = out[starts[i] + j]
                     odd += not np.isfinite(out[starts[i] + j])
     return odd

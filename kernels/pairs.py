@@ -39,6 +39,49 @@ def contrast(pairs, codes, begin, end, totals):
         totals[1] += different
 
 
+@njit(cache=True, nogil=True, fastmath={"reassoc"})  # to sum in vectors; NaN stays
+def block_contrast(block, codes, others, begin, end, totals):
+    """Sum rows begin…end of a block of pairs: those of equal codes, and the others.
+
+    totals (2,) float64, written
+
+    block  (m, n) float32 or float64;  codes (m,), others (n,) int64 — of its rows and columns
+    """
+    totals[:] = 0.0
+    for i in range(begin, end):
+        part, own = block[i], codes[i]
+        same, different = 0.0, 0.0
+        for j in range(part.size):
+            number = np.float64(part[j])
+            same += number if others[j] == own else 0.0
+            different += 0.0 if others[j] == own else number
+        totals[0] += same
+        totals[1] += different
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc"})  # to sum in vectors; NaN stays
+def moments(a, b, begin, end, out):
+    """Compute means and products of two vectors of pairs, begin…end, about these means.
+
+    out  (5,) float64, written: mean of a, mean of b, Σ (a − ā)², Σ (b − b̄)², Σ (a − ā)(b − b̄)
+
+    a, b (m,) float32 or float64
+    """
+    count, of_a, of_b = end - begin, 0.0, 0.0
+    first_a, first_b = np.float64(a[begin]), np.float64(b[begin])
+    for i in range(begin, end):
+        of_a += np.float64(a[i]) - first_a
+        of_b += np.float64(b[i]) - first_b
+    mean_a, mean_b = first_a + of_a / count, first_b + of_b / count
+    squares_a, squares_b, across = 0.0, 0.0, 0.0
+    for i in range(begin, end):
+        left, right = np.float64(a[i]) - mean_a, np.float64(b[i]) - mean_b
+        squares_a += left * left
+        squares_b += right * right
+        across += left * right
+    out[0], out[1], out[2], out[3], out[4] = mean_a, mean_b, squares_a, squares_b, across
+
+
 @njit(cache=True, nogil=True)
 def row_sums(pairs, n, begin, end, sums):
     """Sum what rows begin…end of the triangle give to the rows of the square.

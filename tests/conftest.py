@@ -33,6 +33,7 @@ SEED = int(os.environ.setdefault("TLX_TEST_SEED", str(random.SystemRandom().rand
 
 import hypothesis  # noqa: E402 — libraries read the variables above when they are loaded
 import pytest  # noqa: E402
+import tracking_tables  # noqa: E402
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # however slow it is
 hypothesis.settings.load_profile("any machine")
@@ -73,6 +74,13 @@ def shared_folder(tmp_path_factory) -> Path:
     """One folder for all processes of this run."""
     folder = tmp_path_factory.getbasetemp()
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tables_of_tracking(shared_folder) -> None:
+    """Copy the tables of every tracking database: MLflow takes seconds to make them."""
+    os.environ[tracking_tables.TEMPLATE] = str(shared_folder / "tables.db")
+    tracking_tables.copy_them()
 
 
 @pytest.fixture(scope="session")
@@ -169,3 +177,29 @@ def tlx(tmp_path, monkeypatch, cache, capsys):
         return code, printed.out, printed.err
 
     return run
+
+
+def with_two_nodes(cluster):
+    """Add two nodes to a cluster; end it with the tests."""
+    try:
+        cluster.add_node()
+        cluster.add_node()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture(scope="session")
+def dask_cluster(tmp_path_factory):
+    """A Dask cluster of two nodes."""
+    from lab import clusters
+
+    yield from with_two_nodes(clusters.DaskCluster(tmp_path_factory.mktemp("dask")))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory):
+    """A Ray cluster of two nodes with three CPUs each."""
+    from lab import clusters
+
+    yield from with_two_nodes(clusters.RayCluster(tmp_path_factory.mktemp("ray"), cpus=3))

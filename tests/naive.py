@@ -2,6 +2,8 @@
 check.
 """
 
+import math
+
 import numpy as np
 
 # ---------------------------------------------------------------- voting and scores
@@ -335,6 +337,22 @@ def contrast(rdm, labels):
             if i != j:
                 (same if labels[i] == labels[j] else other).append(rdm[i, j])
     return np.mean(same), np.mean(other)
+
+
+def nearest_between(x, y, k):
+    """The k nearest rows of y of each row of x: squared distances and indices, inf and -1 where y
+    has no more; equals in the order of y. Pure Python sums, correctly rounded by fsum.
+    """
+    values, indices = [], []
+    for a in np.asarray(x, np.float64).tolist():
+        pairs = sorted(
+            (math.fsum((p - q) ** 2 for p, q in zip(a, b, strict=True)), j)
+            for j, b in enumerate(np.asarray(y, np.float64).tolist())
+        )
+        pairs = (pairs + [(math.inf, -1)] * k)[:k]
+        values.append([distance for distance, _ in pairs])
+        indices.append([j for _, j in pairs])
+    return np.array(values), np.array(indices)
 
 
 def ratios(x):

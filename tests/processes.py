@@ -16,6 +16,7 @@ import atexit
 import contextlib
 import functools
 import importlib
+import json
 import multiprocessing.util
 import os
 import pickle
@@ -26,11 +27,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tracking_tables
 
 READ_WHEN_LOADED = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "OPENBLAS_", "NUMBA_", "MALLOC_")
 OWN = ("PYTHONPATH", "PYTHONSAFEPATH")  # the forked program goes by them
@@ -212,6 +216,62 @@ def _roots() -> list[Path]:
     return [Path(__file__).parent, Path(__file__).parents[1]]
 
 
+# ---------------------------------------------------------------- a command for a shell
+
+SCRIPT = """#!{python} -IS
+# tlx, started by the warm process of the tests
+import array, json, os, socket, sys
+
+connection = socket.socket(socket.AF_UNIX)
+connection.connect({address!r})
+streams = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))
+asked = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+connection.sendmsg([len(asked).to_bytes(8, "big")], [streams])
+connection.sendall(asked)
+code = int(connection.recv(64) or 70)
+if code < 0:
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
+
+
+@contextlib.contextmanager
+def shell_command(folder: Path):
+    """Write a program `tlx`, for a PATH, whose words the warm process runs."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "socket"))
+        listener.listen()
+        program = folder / "tlx"
+        program.write_text(SCRIPT.format(python=sys.executable, address=str(folder / "socket")))
+        program.chmod(0o755)
+        threading.Thread(target=_answer, args=(listener,), daemon=True).start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def _answer(listener: socket.socket) -> None:
+    """Run a program for each connection, one after another, until the listener is shut down."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            head, rights, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(3 * 4))
+            streams = array.array("i")
+            streams.frombytes(rights[0][2])
+            with connection.makefile("rb") as stream:
+                words, cwd, environment = json.loads(stream.read(int.from_bytes(head, "big")))
+            names = dict(zip(("stdin", "stdout", "stderr"), streams, strict=True))
+            process = Popen(
+                [sys.executable, "-m", "tlx", *words], cwd=cwd, env=environment, **names
+            )
+            for number in streams:
+                os.close(number)
+            with contextlib.suppress(OSError):
+                connection.sendall(b"%d" % process.wait())
+
+
 # ---------------------------------------------------------------- messages with descriptors
 
 
@@ -252,9 +312,12 @@ def import_everything() -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
     for module in pkgutil.walk_packages(tlx.__path__, "tlx."):
-        if not module.name.endswith("__main__"):
+        # a process that has loaded Ray does not end by SIGINT but with status 1
+        if not module.name.endswith(("__main__", "engines.ray")):
             with contextlib.suppress(ImportError):  # of an extra
                 importlib.import_module(module.name)
+    if tracking_tables.TEMPLATE in os.environ:
+        tracking_tables.copy_them()
 
 
 def serve(connection: socket.socket) -> Request | None:

@@ -129,6 +129,7 @@ def test_raise_all():
         (PermissionError(13, "Permission denied", "/a/b"), "permission"),
         (OSError(28, "No space left on device", "/a/b"), "disk-full"),
         (OSError(30, "Read-only", "/a/b"), "permission"),
+        (OSError(16, "Device or resource busy", "/a/b"), "in-use"),
         (RuntimeError("CUDA out of memory. Tried to allocate 3 GiB"), "out-of-memory"),
         (ImportError("libtorch.so: failed to map segment from shared object"), "out-of-memory"),
         (ImportError("libgomp.so: cannot open shared object file: Too many open files"), "limit"),
@@ -157,3 +158,18 @@ def test_what_the_system_refuses_is_no_fault_in_tlx(error, code):
 )
 def test_other_errors_stay_what_they_are(error):
     assert errors.resource_error(error) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "text"),
+    [
+        (0, ("trial",), "0 trials"),
+        (1, ("trial",), "1 trial"),
+        (2, ("trial",), "2 trials"),
+        (1, ("class", "classes"), "1 class"),
+        (2, ("class", "classes"), "2 classes"),
+        (1, ("more study", "more studies"), "1 more study"),
+    ],
+)
+def test_a_count_has_the_noun_that_belongs_to_it(count, words, text):
+    assert errors.counted(count, *words) == text

@@ -32,6 +32,14 @@ def nearest(word: str, known: Iterable[str], n: int = 1) -> list[str]:
     ]
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: "1 trial", "20 trials".
+
+    plural  of the noun; default: with an s
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 class TlxError(Exception):
     """Base of all errors: a bug in tlx if raised bare; subclasses are errors of the input.
 
@@ -187,6 +195,19 @@ REFUSALS: dict[int, tuple[type[TlxError], str, str]] = {  # errno → error, cod
     errno.EAGAIN: (ResourceError, "limit", "the system starts no more processes or threads"),
     errno.ENOMEM: (ResourceError, "out-of-memory", "the system has no memory left"),
     errno.EIO: (ResourceError, "storage-failing", "the storage reports an input/output error"),
+    errno.ESTALE: (ResourceError, "storage-failing", "the network file system has lost the file"),
+    errno.ENXIO: (ResourceError, "storage-failing", "the device is not there"),
+    errno.ENODEV: (ResourceError, "storage-failing", "the device is not there"),
+    errno.EBUSY: (ResourceError, "in-use", "the system is using it"),
+    errno.ETXTBSY: (ResourceError, "in-use", "a program that runs is in it"),
+    errno.EMLINK: (ResourceError, "limit", "the folder has as many entries as it may have"),
+    errno.ENOLCK: (ResourceError, "limit", "the file system gives no more locks"),
+    errno.EOPNOTSUPP: (ResourceError, "permission", "the file system does not offer this"),
+    errno.ENOENT: (
+        BadDataError,
+        "missing",
+        "no such file or folder, and none can be made there",
+    ),
     errno.ENOTDIR: (BadDataError, "not-a-folder", "a file is where a folder is needed"),
     errno.EEXIST: (BadDataError, "not-a-folder", "a file is where a folder is needed"),
     errno.EISDIR: (BadDataError, "not-a-file", "a folder is where a file is needed"),
@@ -200,6 +221,8 @@ REMEDIES = {  # code of a refusal → what to do
     "out-of-memory": "use a smaller batch size or fewer workers",
     "disk-full": "free some space and run the same command again; it continues",
     "storage-failing": "check the disk",
+    "in-use": "end what uses it, or choose another place",
+    "missing": "check the name, or choose another place",
     "permission": "give this user the permission, or choose another place",
 }
 
@@ -207,9 +230,11 @@ REMEDIES = {  # code of a refusal → what to do
 def refusal(error: OSError, where: object = "") -> TlxError | None:
     """Return why the system refused a file or folder; None for what may be a fault of tlx.
 
+    What is missing without a name may be one.
+
     where  what was opened, unless the error itself names it
     """
-    if error.errno not in REFUSALS:
+    if error.errno not in REFUSALS or (error.errno == errno.ENOENT and not error.filename):
         return None
     kind, code, what = REFUSALS[error.errno]
     return kind(

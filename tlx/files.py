@@ -92,10 +92,15 @@ def free_bytes(path: Path) -> int:
 
     Or its nearest existing parent.
     """
+    return shutil.disk_usage(existing(path)).free
+
+
+def existing(path: Path) -> Path:
+    """Return an absolute path, or its nearest parent that exists."""
     path = Path(path).absolute()
     while not path.exists():
         path = path.parent
-    return shutil.disk_usage(path).free
+    return path
 
 
 # ---------------------------------------------------------------- no link is followed

@@ -102,6 +102,21 @@ def lock(
         yield Lock(path, lease)
 
 
+@contextlib.contextmanager
+def lease(path: Path, *, takeover: bool = False) -> Iterator[Lock]:
+    """Hold a claim as a file, wherever it lies; it tells machines apart where no lock does.
+
+    Raises Busy at once, naming the holder, unless `takeover`. Two may hold it for a moment when a
+    machine was frozen: it saves work, nothing may depend on it.
+    """
+    files.make_folder(path.parent)
+    if takeover:
+        _unlink(path.with_name(path.name + OWNER))
+    held = _claim_alone(path, wait=False, flock=False)
+    with _holding(held):
+        yield Lock(path, held)
+
+
 # ---------------------------------------------------------------- the kernel's locks
 
 _held: set[int] = set()  # descriptors of the locks that this process holds
@@ -262,11 +277,18 @@ def _leased(path: Path, wait: bool, shared: bool, flock: bool) -> Iterator[Lease
     With `flock`, that excludes this machine's processes already.
     """
     lease = _claim_shared(path, wait, flock) if shared else _claim_alone(path, wait, flock)
+    with _holding(lease):
+        yield lease
+
+
+@contextlib.contextmanager
+def _holding(lease: Lease) -> Iterator[None]:
+    """Renew a claim inside the block, release it at its end."""
     _leases.add(lease)
     _start_renewing()
     pid = os.getpid()
     try:
-        yield lease
+        yield
     finally:
         _leases.discard(lease)
         if os.getpid() == pid:

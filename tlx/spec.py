@@ -13,7 +13,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
@@ -23,6 +23,7 @@ from .errors import ErrorGroup, TlxError, UnknownNameError, UsageError, raise_al
 FORMAT = 2  # of keys: 1 used class names, 2 uses `kind`
 REQUIRED = dataclasses.MISSING
 T = TypeVar("T")
+Presets = Mapping[str, Mapping[str, object]]  # value of a setting → other settings that it gives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Setting:
     repeated  the option may be given several times
     search    what a search tries inside the allowed values: (low, high[, "log"]) or choices; False:
               nothing
+    writes    "file" or "folder" where the setting names what is written, else ""
+    only_with other setting → its values with which this one has an effect; () stands for any but
+              its default. Of several other settings one is enough
+    presets   its values → settings that each gives: `make_specs` takes them where they are not
+              given themselves
     """
 
     help: str = ""
@@ -53,6 +59,9 @@ class Setting:
     argument: bool = False
     repeated: bool = False
     search: Any = None
+    writes: str = ""
+    only_with: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict, hash=False)
+    presets: Presets | None = dataclasses.field(default=None, compare=False)
 
 
 def setting(  # noqa: PLR0913 — the declaration of a setting, all by name
@@ -69,10 +78,17 @@ def setting(  # noqa: PLR0913 — the declaration of a setting, all by name
     argument: bool = False,
     repeated: bool = False,
     search: object = None,
+    writes: str = "",
+    only_with: Mapping[str, tuple[object, ...]] | None = None,
+    presets: Presets | None = None,
 ) -> Any:
     """Declare a field of a spec; see `Setting` for the arguments."""
     allowed = None if choices is None else tuple(choices)
-    row = Setting(help, low, high, log, allowed, identity, cli, short, argument, repeated, search)
+    row = Setting(
+        *(help, low, high, log, allowed, identity, cli, short, argument, repeated, search, writes),
+        only_with or {},
+        presets,
+    )
     return dataclasses.field(default=default, metadata={"setting": row})
 
 
@@ -200,10 +216,12 @@ def make_specs(classes: Iterable[type[Spec]], settings: Mapping[str, object]) ->
     """Return a spec of each class from one mapping of settings; a shared name goes to each.
 
     Everything that is wrong is raised at once: unknown names, and values that are refused. None
-    means "not given".
+    means "not given". A setting with presets gives others their values, where these are not given.
     """
     classes = tuple(classes)
     given = {name.replace("-", "_"): value for name, value in settings.items() if value is not None}
+    own_words = set(given)
+    given = _preset(classes, given) | given
     known = {name for cls in classes for name, row in cls.settings().items() if row.cli}
     problems: dict[str, TlxError] = {}
     for name in given:
@@ -221,7 +239,73 @@ def make_specs(classes: Iterable[type[Spec]], settings: Mapping[str, object]) ->
         except TlxError as problem:  # of a setting that two specs share it is raised once
             problems[str(problem)] = problem
     raise_all(list(problems.values()))
+    raise_all(without_effect(specs, own_words))
     return specs
+
+
+def _preset(classes: Iterable[type[Spec]], given: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings that the given values of settings with presets stand for."""
+    preset: dict[str, object] = {}
+    for cls in classes:
+        for name, row in cls.settings().items():
+            if row.presets is not None and name in given:
+                preset |= row.presets.get(str(given[name]), {})
+    return preset
+
+
+def preset_names(classes: Iterable[type[Spec]]) -> set[str]:
+    """Return the settings that some preset of these classes gives a value."""
+    tables = [row.presets for cls in classes for row in cls.settings().values() if row.presets]
+    return {name for table in tables for settings in table.values() for name in settings}
+
+
+def without_effect(specs: Sequence[Spec], given: Collection[str]) -> list[TlxError]:
+    """Return an error for each given setting that has no effect beside the values of the others.
+
+    One that has its default is no error: scripts may give every setting.
+    """
+    owners = {name: spec for spec in reversed(specs) for name in spec.settings()}
+    problems: dict[str, TlxError] = {}
+    for spec in specs:
+        for name, row in spec.settings().items():
+            value = getattr(spec, name)
+            if not row.only_with or name not in given or value == spec.defaults().get(name):
+                continue
+            known = {other: allowed for other, allowed in row.only_with.items() if other in owners}
+            if not known or any(_allows(owners[n], n, allowed) for n, allowed in known.items()):
+                continue
+            problems[name] = UsageError(
+                "no-effect",
+                f"{_option(name, value)} without {' and '.join(_options(known))}",
+                remedy=f"add {' or '.join(_options(known))}, or leave out {_option(name)}",
+            )
+    return list(problems.values())
+
+
+def _allows(spec: Spec, name: str, allowed: tuple[object, ...]) -> bool:
+    value = getattr(spec, name)
+    if not allowed:
+        return bool(value != spec.defaults().get(name))
+    return value in allowed or (isinstance(value, str) and value.partition(":")[0] in allowed)
+
+
+def _options(known: Mapping[str, tuple[object, ...]]) -> list[str]:
+    """Return the options that a setting has an effect with, each with its values."""
+    options = []
+    for name, allowed in known.items():
+        if allowed in ((True,), ()):
+            options.append(_option(name))
+        else:
+            options.append(f"{_option(name)} {' or '.join(map(str, allowed))}")
+    return options
+
+
+def _option(name: str, value: object = True) -> str:
+    """Return a setting as it is typed, with its value unless that is a switch or long."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}" if isinstance(value, (int, float)) else f"--{flag}"
 
 
 def parse_spec(table: Mapping[str, type[Spec]], text: str, kind: str = "name") -> Spec:

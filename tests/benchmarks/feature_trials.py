@@ -59,10 +59,11 @@ def one_sweep(asked: dict[str, Any], settings: Any) -> dict[str, Any]:
     from tlx.studies.compare.study import CompareStudy
     from tlx.studies.fine_tuning.spec import FineTuning
     from tlx.studies.session import Session
+    from tlx.studies.source_list import SourceChoice
 
     study = CompareStudy.with_settings({"splits": asked["splits"], "use_crops": asked["crops"]})
     tuning = study.of(FineTuning)
-    planned = study._sides(Session(settings), tuning, {tuning.architecture: None})
+    planned = study._sides(Session(settings), tuning, [SourceChoice(tuning.architecture)])
     (stage,) = planned.features.values()
     first = stage.groups[0].trials
     runner.run_stage(dataclasses.replace(stage, trials=first), settings, figures=Figures())
@@ -77,13 +78,12 @@ def one_sweep(asked: dict[str, Any], settings: Any) -> dict[str, Any]:
 
 
 def server_cpu() -> float:
-    """Return the CPU seconds of the server of the workers, which is not waited for yet."""
-    import multiprocessing.forkserver
-
+    """Return the CPU seconds of the servers of the workers, which are not waited for yet."""
     import psutil
 
-    server: Any = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
-    return float(sum(psutil.Process(server._forkserver_pid).cpu_times()[:4]))
+    from tlx.lab.engines import forkserver
+
+    return float(sum(sum(psutil.Process(pid).cpu_times()[:4]) for pid in forkserver.pids()))
 
 
 def used() -> float:

@@ -8,6 +8,7 @@ import pytest
 from conftest import draw_images
 
 FEW = ("--shots", 1, "--splits", 1, "--val-per-class", 2)
+GIVEN = FEW[:4]  # beside splits that are given
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_faults_of_csvs_are_said_beside_broken_images(tlx, drawn):
     (data / "train" / "bar0" / "broken.png").write_bytes(b"no image")
     rows = (csvs / "val.csv").read_text().splitlines()
     (csvs / "val.csv").write_text("\n".join(["too,few", *rows[1:]]) + "\n")
-    code, _, err = tlx("check", "--dataset", data, "--split-path", csvs, *FEW)
+    code, _, err = tlx("check", "--dataset", data, "--split-path", csvs, *GIVEN)
     assert code == 3
     assert "not-an-image" in err
     assert "csv-fields" in err
@@ -34,7 +35,7 @@ def test_leaks_by_path_are_said_beside_broken_images(tlx, drawn):
     data, csvs = drawn
     (data / "train" / "bar0" / "broken.png").write_bytes(b"no image")
     (csvs / "val.csv").write_text((csvs / "train_samples_01_split_0.csv").read_text())
-    code, _, err = tlx("check", "--dataset", data, "--split-path", csvs, *FEW)
+    code, _, err = tlx("check", "--dataset", data, "--split-path", csvs, *GIVEN)
     assert code == 3
     assert "not-an-image" in err
     assert "error[leak]" in err
@@ -43,7 +44,7 @@ def test_leaks_by_path_are_said_beside_broken_images(tlx, drawn):
 
 def test_faults_of_csvs_are_said_where_there_are_no_images(tlx, drawn, tmp_path):
     (drawn[1] / "val.csv").write_text("too,few\n")
-    code, _, err = tlx("check", "--dataset", tmp_path / "nowhere", "--split-path", drawn[1], *FEW)
+    code, _, err = tlx("check", "--dataset", tmp_path / "nowhere", "--split-path", drawn[1], *GIVEN)
     assert code == 3
     assert "image folder not found" in err
     assert "csv-fields" in err
@@ -51,7 +52,16 @@ def test_faults_of_csvs_are_said_where_there_are_no_images(tlx, drawn, tmp_path)
 
 def test_crops_made_elsewhere_are_checked(tlx, drawn, tmp_path):
     data, csvs = drawn
-    words = ("check", "--dataset", data, "--split-path", csvs, *FEW, "--precomputed-crops", "crops")
+    words = (
+        "check",
+        "--dataset",
+        data,
+        "--split-path",
+        csvs,
+        *GIVEN,
+        "--precomputed-crops",
+        "crops",
+    )
     assert tlx("crops", "crops", "--dataset", data, "--size", 28)[0] == 0
     code, out, err = tlx(*words)
     assert (code, "ready" in out) == (0, True), err
@@ -73,7 +83,7 @@ def test_many_faults_of_one_kind_do_not_hide_another(tlx, drawn):
     for number in range(40):
         (data / "train" / "bar0" / f"broken{number}.png").write_bytes(b"no image")
     (csvs / "val.csv").write_text("too,few\n")
-    code, _, err = tlx("check", "--dataset", data, "--split-path", csvs, *FEW)
+    code, _, err = tlx("check", "--dataset", data, "--split-path", csvs, *GIVEN)
     assert code == 3
     assert "csv-fields" in err
     assert "and 30 more error[not-an-image]" in err

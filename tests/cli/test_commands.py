@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from tlx import files
 from tlx.models.weights import reader as weights_reader
 
 
@@ -160,6 +161,31 @@ def test_check_says_ready_or_everything_wrong(tlx, bars, tmp_path):
     assert "ready" not in out
 
 
+def test_check_refuses_a_disk_without_room(tlx, bars, monkeypatch):
+    words = ("check", "--dataset", bars, "--shots", 1, "--splits", 1, "--val-per-class", 3)
+    monkeypatch.setattr(files, "free_bytes", lambda path: 1000)
+    code, out, err = tlx(*words)
+    assert (code, "ready" in out) == (5, False)
+    assert "error[disk-space]" in err
+    assert "1,000 are free" in err
+    assert "estimate of disk" in out, "what it takes is still said"
+    code, out, _ = tlx(*words, "--json")
+    record = json.loads(out)
+    assert (code, record["ready"]) == (5, False)
+    assert [problem["code"] for problem in record["problems"]] == ["disk-space"]
+
+
+def test_check_refuses_processes_that_fine_tuning_refuses(tlx, bars):
+    words = ("--dataset", bars, "--shots", 1, "--splits", 1, "--val-per-class", 3, "--replicas", 8)
+    for command in ("check", "fine-tuning"):
+        code, out, err = tlx(command, *words, "--batch-size", 12)
+        assert (code, "ready" in out) == (2, False)
+        assert "cannot be cut into 8 equal parts" in err
+    code, out, _ = tlx("check", *words, "--batch-size", 16)
+    assert code == 0
+    assert "note: batches are cut into 8 parts" in out
+
+
 @pytest.mark.slow
 def test_what_was_not_tracked_is_sent_by_sync(tlx, bars, tmp_path):
     words = (
@@ -269,7 +295,7 @@ def test_features_are_extracted_classified_exported_and_looked_after(tlx, bars, 
     assert code == 9
     assert damaged.name in err
     assert tlx("dumps", "rm", key, *cache)[0] == 0
-    assert "1 dumps" in tlx("dumps", "ls", *cache)[1]
+    assert "1 dump," in tlx("dumps", "ls", *cache)[1]
     gc.collect()  # a study in this process holds its dump in use as long as it is there
     assert tlx("dumps", "rm", "--budget", 0, *cache)[0] == 0
     assert "0 dumps" in tlx("dumps", "ls", *cache)[1]

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -18,11 +19,15 @@ import numpy as np
 import processes
 import pytest
 import served_model
+from conftest import SEED
 from PIL import Image
 from studies import comparisons
 
 from tlx import files
 from tlx.cli import app
+from tlx.errors import UsageError
+from tlx.features import graphs
+from tlx.lab.store import Store
 from tlx.models.onnx_file import OnnxModel
 from tlx.studies import STUDIES  # noqa: F401 — kinds of results are known when studies are loaded
 from tlx.studies import export as studies_export
@@ -379,7 +384,7 @@ def test_a_comparison_exports_the_model_of_its_recommended_side(bars, cache, tmp
     ("words", "says"),
     [
         (("--refit",), "--refit without --export and --register"),
-        (("--alias", "x"), "--alias without --export and --register"),
+        (("--alias", "x"), "--alias without --register"),
         (("--export", "out", "--alias", "x"), "--alias without --register"),
         (("--register", "a/b"), "--register"),
         (("--register", "a", "--no-tracking"), "--register and --no-tracking"),
@@ -404,6 +409,60 @@ def test_a_study_of_classifiers_that_cannot_be_served_is_refused_at_once(tlx, ba
     )
     assert code == 2
     assert "xgboost cannot be exported" in complained
+
+
+@pytest.mark.parametrize("place", [("--export", "out"), ("--register", "it", "--refit")])
+@pytest.mark.parametrize("study", ["compare", "feature-extraction"])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ("--classifier", "xgboost:n_estimators=3 ncm knn"),
+            ("xgboost cannot be exported", "--classifier 'ncm knn'", "leave out --export"),
+        ),
+        (
+            ("--classifier", "ncm", "--standardize", "per-set"),
+            ("cannot be exported", "--standardize train"),
+        ),
+    ],
+)
+def test_any_model_that_could_not_be_exported_is_refused_before_images_are_looked_for(
+    tlx, tmp_path, study, place, words, says
+):
+    code, _, complained = tlx(study, "--dataset", tmp_path / "nowhere", *words, *place)
+    assert code == 2
+    assert all(words in complained for words in says), complained
+    assert not (tmp_path / "tlx-runs").exists()
+
+
+@pytest.mark.parametrize("command", ["export", "predict"])
+def test_a_classifier_of_a_study_that_cannot_be_exported_is_refused_with_another(
+    command, tlx, bars, tmp_path, monkeypatch
+):
+    words = ("--dataset", bars, "--classifier", "ncm knn", *FEW)
+    assert tlx("feature-extraction", *words)[0] == 0
+    monkeypatch.setitem(graphs.NOT_SERVED, "ncm", "planted")
+    monkeypatch.setattr("tlx.studies.served_trial.rebuild", None)  # nothing is computed
+    photos = ("photo.png",) if command == "predict" else ()
+    key = one_key(tmp_path / "tlx-runs")[:12]
+    code, _, complained = tlx(command, key, *photos, "--classifier", "ncm")
+    assert code == 2
+    assert "ncm cannot be exported: planted" in complained
+    assert f"tlx export {key} --classifier knn" in complained
+    assert not list((tmp_path / "tlx-models").glob("*"))
+
+
+def test_finished_studies_whose_model_could_not_be_exported_are_refused(
+    bars, cache, tmp_path, monkeypatch
+):
+    settings = comparisons.settings_of(tmp_path, cache)
+    comparisons.compare(bars, settings, classifier="ncm knn", shots=(2,), splits=3)
+    store = Store(tmp_path)
+    keys = [k for k in store.studies() if store.read_study(k)["experiment"] != "Compare"]
+    monkeypatch.setitem(graphs.NOT_SERVED, "ncm", "planted")
+    with pytest.raises(UsageError, match="ncm cannot be exported"):
+        comparisons.compare(None, settings, from_studies=tuple(keys), export=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_several_data_sets_have_no_one_model(tlx, bars):
@@ -459,7 +518,7 @@ def test_a_killed_export_leaves_none_or_a_whole_one_and_asking_again_completes_i
     count = counts[-1]
     assert count > 8
     last = range(count - 3, count + 1)  # where one folder takes the place of the other
-    for number in sorted({*rng.sample(range(1, count - 3), 2), *last}):
+    for number in sorted({rng.randrange(1, count - 3), *rng.sample(last, 2)}):
         if place != "out":
             shutil.rmtree(tmp_path / "cache" / "served")
         done = killed(tmp_path, f"write:{number}:{watched}", *words)
@@ -473,20 +532,20 @@ def test_a_killed_export_leaves_none_or_a_whole_one_and_asking_again_completes_i
         files.verify(kept)
 
 
+PLACES = [
+    "create_logged_model:after",
+    "log_model_artifacts:before",
+    "finalize_logged_model:before",
+    "create_registered_model:after",
+    "create_model_version:before",
+    "create_model_version:after",
+    "update_model_version:after",
+]
+
+
 @pytest.mark.crash
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "where",
-    [
-        "create_logged_model:after",
-        "log_model_artifacts:before",
-        "finalize_logged_model:before",
-        "create_registered_model:after",
-        "create_model_version:before",
-        "create_model_version:after",
-        "update_model_version:after",
-    ],
-)
+@pytest.mark.parametrize("where", sorted(random.Random(SEED).sample(PLACES, 4)))
 def test_a_killed_registration_is_completed_and_makes_one_version(exported, tmp_path, where):
     from mlflow import MlflowClient
 

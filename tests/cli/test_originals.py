@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -85,3 +86,44 @@ def test_a_flag_that_stands_for_a_value_keeps_it():
         "quanta",
         "--augment=2025",
     ]
+
+
+def test_every_row_of_the_page_is_run_by_the_benchmark_or_is_not_here():
+    """tests/benchmarks/originals_table.py, by hand: its rows are those of the page, no others."""
+    table = importlib.import_module("benchmarks.originals_table")
+    cells = table.first_cells()
+    assert len(cells) > 60
+    assert [row.original for row in table.ROWS] == [c for c in cells if c not in table.OTHERS]
+    assert set(table.OTHERS) <= set(cells)
+
+
+def test_every_command_of_the_benchmark_has_its_options():
+    table = importlib.import_module("benchmarks.originals_table")
+    for row in table.ROWS:
+        for text in row.commands:
+            known = normalised(translated(shlex.split(text)), flags())
+            if known[0] == "splits":
+                continue
+            options = options_of(known[0])
+            for given in known[1:]:
+                word = re.sub(r"^--no-(?=use-crops)", "--", given)
+                if re.match(r"--?[A-Za-z]", word):
+                    assert word.partition("=")[0] in options, f"{word} of {row.original}"
+
+
+def test_no_option_with_a_value_is_a_switch_elsewhere():
+    """`--keep 1` would lose its value if any spec had a switch of that name.
+
+    --halves is a switch of quanta; of layer-transfer it has words that mean neither on nor off.
+    """
+    valued = {
+        (name, option.removeprefix("--"))
+        for name, command in typer.main.get_command(app).commands.items()
+        for parameter in getattr(command, "params", ())
+        if not parameter.secondary_opts and not getattr(parameter, "is_flag", False)
+        for option in parameter.opts
+        if option.startswith("--")
+    }
+    assert {(name, option) for name, option in valued if option in flags()} == {
+        ("layer-transfer", "halves")
+    }

@@ -92,7 +92,7 @@ def test_without_b_a_network_is_fine_tuned_and_measured(tlx, bars):
     assert (
         "note: random: the state that pre-training began from, made again from its seed, 0" in out
     )
-    assert "fine-tuned: 1 networks" in out
+    assert "fine-tuned: 1 network" in out
     assert "images of bars: intra-class variance D" in out
     assert "data amount N 27" in out
     assert "layers measured" in out
@@ -115,7 +115,7 @@ def test_without_b_a_network_is_fine_tuned_and_measured(tlx, bars):
         (("--norms", "l3"), 2, "mean_abs"),
         (("--rule", "all"), 2, "weights"),
         (("--head", "keep"), 2, "match"),
-        (("--gap", "fid"), 2, "frechet"),
+        (("--gap", "fid", "--source-images", "digits"), 2, "frechet"),
         (("--seeds", "0"), 2, "at least 1"),
         (("--architecture", "quanta-cnn"), 2, "comes without weights"),
         (("--architecture", "none"), 2, "-r, -a and -b as files"),

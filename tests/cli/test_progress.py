@@ -179,3 +179,8 @@ def test_what_is_waited_for_is_said(capsys):
             "waiting for the tracking server, up to 10 s; Ctrl-C or --no-wait leaves it "
             "to tlx sync\n"
         )
+        lines(Waiting(60.0, is_local=True))
+        assert capsys.readouterr().out == (
+            "writing the last records to MLflow's database, up to 60 s; Ctrl-C leaves it to "
+            "tlx sync\n"
+        )

@@ -73,8 +73,8 @@ def test_a_source_is_trained_first_and_said(tlx, bars):
         "quanta", "-d", bars, "--source-dataset", bars, "-l", 2, "-r", 1, "--no-witness", *QUICK
     )
     assert (code, err) == (0, "")
-    assert "source of QUANTA: mnist-cnn on bars: 1 trials" in out
-    assert "bars to bars, mnist-cnn: 1 trials" in out
+    assert "source of QUANTA: mnist-cnn on bars: 1 trial" in out
+    assert "bars to bars, mnist-cnn: 1 trial" in out
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def joined(words):
         ("extract", "--layers", "last", "--export", "afile"),
         ("splits", "draw", "afile", *FEW),
         ("crops", "afile"),
-        ("check", *FEW, "--split-path", "afile"),
+        ("check", *FEW[:4], "--split-path", "afile"),
         ("extract", "--layers", "last", "--cache", "afile/in"),
     ],
     ids=joined,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from safetensors.torch import save_file
+
+from tlx.models import backbones
 
 FEW = (
     "--shots",
@@ -38,6 +41,44 @@ def test_ls_lists_every_study_with_its_result(studies):
     rows = json.loads(studies("ls", "--json")[1])
     assert {row["finished"] for row in rows} == {2}
     assert all(row["dataset"] == "bars" and row["verdict"] for row in rows)
+
+
+def listed(studies, monkeypatch, width):
+    """Return the lines of `tlx ls` on a terminal of this width, or with None in a pipe."""
+    monkeypatch.setattr("tlx.cli.results.terminal_width", lambda: width)
+    code, out, _ = studies("ls")
+    assert code == 0
+    return out.rstrip("\n").split("\n")
+
+
+def test_ls_fits_a_terminal_and_loses_nothing(studies, monkeypatch):
+    rows = json.loads(studies("ls", "--json")[1])
+    wide = listed(studies, monkeypatch, None)
+    needed = max(map(len, wide[:-1]))
+    assert needed > 80, "else this tests nothing"
+    assert listed(studies, monkeypatch, needed) == wide
+    for width in (80, 60):
+        narrow = listed(studies, monkeypatch, width)[:-1]
+        assert max(map(len, narrow)) <= width
+        words = " ".join(" ".join(narrow).split())
+        for row in rows:
+            assert row["key"][:12] in words
+            assert row["title"] in words
+            assert f"{row['finished']} of {row['trials']} trials" in words
+            assert row["verdict"].removeprefix(f"{row['title']}: ") in words
+
+
+def test_studies_of_two_weight_files_have_the_names_of_the_files_in_their_titles(
+    tlx, bars, tmp_path
+):
+    for seed in (1, 2):
+        network = backbones.load("mnist-cnn", weights=None, seed=seed, classes=10)
+        tensors = {name: t.contiguous() for name, t in network.net.state_dict().items()}
+        save_file(tensors, tmp_path / f"seed{seed}.safetensors")
+        words = ("--dataset", bars, "--classifier", "ncm", "--model", f"seed{seed}.safetensors")
+        assert tlx("feature-extraction", *words, *FEW)[0] == 0
+    titles = {row["title"] for row in json.loads(tlx("ls", "--json")[1])}
+    assert titles == {f"mnist-cnn (seed{seed}.safetensors) on bars" for seed in (1, 2)}
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_chop_names_and_copies_the_smallest_that_will_do(four, tmp_path, capsys)
 def test_prune_goes_round_by_round(four, tmp_path, capsys):
     tlx("prune", "--dataset", str(four), "--iterations", "1", "--keep", "0.5", *QUICK)
     said = capsys.readouterr().out
-    assert "round 0: 1 networks" in said
+    assert "round 0: 1 network" in said
     assert "50.00 %" in said
     assert len(list(tmp_path.glob("tlx-runs/studies/*/pruning.png"))) == 1
 

@@ -15,14 +15,31 @@ TRANSFORMER = ("--architecture", "timm:test_vit", "--source", "random")
 # (option, choice) → what it needs; run by a test of its own below, or one that is named
 ELSEWHERE = {
     ("reduce", "first-token"): "a transformer",
+    (
+        "engine",
+        "dask",
+    ): "a cluster; tests/contracts/test_engines.py, tests/studies/test_on_clusters.py",
+    ("engine", "ray"): "the same",
+    **{
+        ("replica_processes", size): "processes of a trial; tests/studies/test_replicas.py"
+        for size in "1248"
+    },
     ("rule", "original"): "one of four networks; tests/metrics/test_parameter_distance.py",
+    ("recipe", "imagenet"): "the size of an original; tests/studies/test_recipes.py",
+    ("recipe", "thesis-vgg"): "the size of an original; tests/studies/test_recipes.py",
+    ("recipe", "mobilenet"): "the size of an original; tests/studies/test_recipes.py",
     (
         "protocol",
         "thesis",
     ): "days; the plan that it makes is tested in tests/studies/test_checkpoints.py",
 }
 SEARCH = "tune"
-NEEDS = {"accuracy,energy": ("--watts", 10)}  # a machine without counters is told what a core takes
+NEEDS = {  # option or choice → what else it is given
+    "stopping": ("--early-stopping", 1),
+    "halves": ("--source", "half"),
+    "bn": ("--freeze", 1),
+    "accuracy,energy": ("--watts", 10),  # a machine without counters is told what a core takes
+}
 
 
 def offered(command: str) -> dict[str, list[str]]:
@@ -33,7 +50,8 @@ def offered(command: str) -> dict[str, list[str]]:
         for p in parameters
         if p.metavar and "|" in p.metavar and not p.metavar.isupper()  # KEY|MODEL: what, not which
     }
-    return {name: [c for c in some if (name, c) not in ELSEWHERE] for name, some in choices.items()}
+    here = {name: [c for c in some if (name, c) not in ELSEWHERE] for name, some in choices.items()}
+    return {name: some for name, some in here.items() if some}
 
 
 def runs(command: str) -> list[dict[str, str]]:
@@ -47,10 +65,11 @@ def runs(command: str) -> list[dict[str, str]]:
     ]
 
 
-def words(chosen: dict[str, str]) -> list[str]:
+def words(chosen: dict[str, str]) -> list[str | int]:
     return list(
         itertools.chain.from_iterable(
-            (f"--{name.replace('_', '-')}", value) for name, value in chosen.items()
+            (f"--{name.replace('_', '-')}", value, *NEEDS.get(name, ()))
+            for name, value in chosen.items()
         )
     )
 
@@ -69,9 +88,13 @@ def test_every_command_with_choices_is_in_the_table():
     with_choices = {
         name for name, command in known.items() if hasattr(command, "params") and offered(name)
     }
-    assert with_choices - set(COMMANDS) == {"plot", "checkpoints", "regression", "evaluate"}, (
-        "these have tests of their own"
-    )
+    assert with_choices - set(COMMANDS) == {
+        "plot",
+        "checkpoints",
+        "regression",
+        "evaluate",
+        "sync",
+    }, "these have tests of their own"
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +105,22 @@ def divided(tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """The same of four classes, which make two halves."""
+    return draw_images(
+        tmp_path_factory.mktemp("data") / "four",
+        classes=4,
+        per_class=6,
+        splits=("train", "val", "test"),
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "number"), CASES)
-def test_every_choice_runs(tlx, divided, command, number):
+def test_every_choice_runs(tlx, four, command, number):
     chosen = runs(command)[number]
-    code, out, complained = ask(tlx, command, divided, *words(chosen))
+    code, out, complained = ask(tlx, command, four, *words(chosen))
     assert code == 0, f"{chosen}: {complained or out}"
 
 

@@ -7,18 +7,28 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from lab import driver, subprocess_engine, tiny_tasks
+from lab import clusters, driver, subprocess_engine, tiny_tasks
 
 from tlx.errors import BadDataError, ResourceError, Stopped, TlxError
 from tlx.lab import signals
-from tlx.lab.engines import ENGINES, Engine
+from tlx.lab.engines import CLUSTERS, ENGINES, Engine
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store, reproducible_fields
-from tlx.lab.tasks import Event, Failed, Finished, Outcome, Progress, RunOptions, Started, Task
+from tlx.lab.tasks import (
+    ClusterOptions,
+    Event,
+    Failed,
+    Finished,
+    Outcome,
+    Progress,
+    RunOptions,
+    Started,
+    Task,
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,7 @@ class Case:
     name: str
     engine: Engine
     workers: int
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
 
     def run(
         self,
@@ -46,17 +57,40 @@ class Case:
             threads=threads,
             on_event=on_event or seen.append,
             stop=stop,
-            options=RunOptions(**options),
+            options=RunOptions(**options, cluster=self.cluster),
         )
 
 
 IN_PROCESS = [Case("local in this process", ENGINES["local"], 0)]
-IN_WORKERS = [
-    *(Case(f"{name} in 2 workers", engine, 2) for name, engine in ENGINES.items()),
+ON_THIS_MACHINE = [
+    Case("local in 2 workers", ENGINES["local"], 2),
     Case("subprocess in 2 workers", subprocess_engine.run_all, 2),
 ]
-every_engine = pytest.mark.parametrize("case", [*IN_PROCESS, *IN_WORKERS], ids=lambda c: c.name)
-with_workers = pytest.mark.parametrize("case", IN_WORKERS, ids=lambda c: c.name)
+IN_WORKERS = [*ON_THIS_MACHINE, *(Case(name, ENGINES[name], 2) for name in clusters.CHOSEN)]
+SLOW = ("ray",)  # to start and to connect to
+
+
+def over(cases: list[Case]) -> pytest.MarkDecorator:
+    rows = [
+        pytest.param(case, id=case.name, marks=pytest.mark.slow if case.name in SLOW else ())
+        for case in cases
+    ]
+    return pytest.mark.parametrize("case", rows, indirect=True)
+
+
+every_engine = over([*IN_PROCESS, *IN_WORKERS])
+with_workers = over(IN_WORKERS)
+on_this_machine = over(ON_THIS_MACHINE)
+
+
+@pytest.fixture
+def case(request) -> Case:
+    """An engine; one of a cluster has a real cluster of two nodes with a slot each."""
+    row: Case = request.param
+    if row.name not in CLUSTERS:
+        return row
+    cluster = request.getfixturevalue(f"{row.name}_cluster")
+    return replace(row, cluster=ClusterOptions(address=cluster.address))
 
 
 def tiny(name: str, *args: object, key: str | None = None) -> Task:
@@ -307,7 +341,7 @@ def test_each_process_is_initialised_with_its_threads(case, threads, monkeypatch
     assert [o.result["set"] for o in outcomes] == [[threads], [threads]]
 
 
-@with_workers
+@on_this_machine
 @pytest.mark.parametrize("threads", [1, 3])
 def test_each_worker_has_its_device_and_its_threads(case, threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")

@@ -12,6 +12,7 @@ from tlx.data.streams import seeded_permutation
 from tlx.studies.atlas import measures as atlas_measures
 from tlx.studies.atlas import panels as atlas_panels
 from tlx.studies.atlas.spec import PANEL_NAMES, BlockMeasures
+from tlx.studies.layer_blocks import BlockedLayer
 from tlx.studies.layer_measures import (
     DISSIMILARITIES,
     LAYER_METRICS,
@@ -52,6 +53,21 @@ def test_a_metric_is_what_numpy_alone_says(layer, x, name):
     assert value == pytest.approx(expected, rel=2e-4)
     low, high = LAYER_METRICS[name].bounds
     assert low <= value <= high
+
+
+@pytest.mark.parametrize("block_rows", [1, 5, ROWS - 1])
+@pytest.mark.parametrize("name", LAYER_METRICS)
+def test_a_metric_over_blocks_is_what_numpy_alone_says(x, name, block_rows):
+    """And of some of the rows alone what one piece says of them."""
+    settings = layer_metrics_trial.measure_settings(SPEC)
+    everything = BlockedLayer(x, LABELS, settings, np.arange(ROWS), block_rows)
+    expected = naive.LAYER_METRICS[name](x.astype(np.float64), LABELS, parts())
+    assert LAYER_METRICS[name].function(everything) == pytest.approx(expected, rel=2e-4)
+    compared = np.flatnonzero(np.arange(ROWS) % 4)
+    blocked = BlockedLayer(x, LABELS, settings, compared, block_rows)
+    in_one_piece = LayerRows(x, LABELS, settings, compared)
+    value = LAYER_METRICS[name].function(blocked)
+    assert value == pytest.approx(LAYER_METRICS[name].function(in_one_piece), rel=1e-5)
 
 
 def test_every_oracle_is_of_a_metric():

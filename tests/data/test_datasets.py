@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import struct
+import subprocess
 import time
 import tracemalloc
 import unicodedata
@@ -178,10 +179,50 @@ def test_what_is_no_image_is_left_out_and_said(tmp_path):
         f"{tmp_path / 'train' / 'dog'} holds no image",
         "1 left out: crops",
         "1 left out: files that are not images",
-        "2 left out: folders inside a label",
+        "1 left out: broken links or special files",
     ):
         assert text in said
     assert folder.classes == ("cat", "dog")  # the empty folder shifts nothing
+
+
+def test_images_one_level_too_deep_are_counted_by_folder_with_what_to_type(tmp_path):
+    root = put(
+        tmp_path / "my photos",
+        "train/cat/1.jpg",
+        *(f"train/cat/tabby/{n}.jpg" for n in range(3)),
+        *("train/cat/siamese/1.jpg", "train/cat/siamese/young/2.jpg", "train/cat/siamese/.3.jpg"),
+        "train/cat/words/notes.txt",
+        "train/dog/dog/1.jpg",
+        "test/cat/5.jpg",
+    )
+    folder = list_images(root)
+    assert [image.path for image in folder.images] == ["test/cat/5.jpg", "train/cat/1.jpg"]
+    (note,) = [note for note in folder.notes if "too deep" in note]
+    assert note.startswith(
+        "6 images left out, one level too deep: 3 folders inside a class folder: "
+        "train/cat/siamese (2), train/cat/tabby (3), train/dog/dog (1). "
+        "Expected root/<split>/<label>/<image> or root/<label>/<image>."
+    )
+    assert f"a class of its own: mv '{root}/train/cat/siamese' '{root}/train';" in note
+    assert note.endswith(f"to class 'cat': mv '{root}/train/cat/siamese'/* '{root}/train/cat'")
+    assert "1 left out: folders inside a label, without images" in folder.notes
+    assert not any("dog holds no image" in note for note in folder.notes)
+
+
+def test_the_command_of_the_note_puts_it_right(tmp_path):
+    root = put(tmp_path / "it's", "cat/1.jpg", "cat/tabby/2.jpg", "dog/1.jpg")
+    (note,) = list_images(root).notes
+    command = note.rpartition(": ")[2]
+    subprocess.run(["sh", "-c", command], check=True)
+    assert len(list_images(root).images) == 3
+
+
+def test_where_all_images_are_too_deep_the_error_says_where(tmp_path):
+    root = put(tmp_path / "deep", "photos/cat/a/1.jpg", "photos/dog/b/1.jpg")
+    with pytest.raises(BadDataError) as refused:
+        list_images(root)
+    assert refused.value.code == "no-images"
+    assert "photos/cat (1), photos/dog (1)" in str(refused.value)
 
 
 def test_listing_does_not_depend_on_the_order_of_the_disk(tmp_path):

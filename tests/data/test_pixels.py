@@ -4,8 +4,10 @@ wrong.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -218,9 +220,23 @@ def test_all_problems_together_and_nothing_kept(paths, tmp_path, budget):
 
 def test_too_full_a_disk_is_said_before(paths, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "free_bytes", lambda path: 1234)
-    with pytest.raises(TlxError, match=r"need [\d,]+ bytes, 1,234 are free") as caught:
+    with pytest.raises(TlxError, match=r"16,777,216 are to be left, 1,234 are free") as caught:
         pixels.pixels(paths, SQUASH, tmp_path / "cache")
     assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("crops", [False, True])
+def test_the_bytes_on_disk_are_known_before_images_are_decoded(paths, tmp_path, crops):
+    sizing, cache = dataclasses.replace(SQUASH, crops=crops), tmp_path / "cache"
+    size = pixels.stored_bytes(len(paths), sizing)
+    assert not pixels.is_stored(paths, sizing, cache)
+    assert pixels.stored_bytes(len(paths), sizing, budget_bytes=size - 1) == 0
+    pixels.pixels(paths, sizing, cache, budget_bytes=size - 1)
+    assert not list(cache.glob("pixels/*/*.npy"))
+    pixels.pixels(paths, sizing, cache, budget_bytes=size)
+    assert sum(np.load(path).nbytes for path in cache.glob("pixels/*/*.npy")) == size
+    assert pixels.is_stored(paths, sizing, cache)
+    assert not pixels.is_stored(paths[1:], sizing, cache)
 
 
 def test_a_file_that_changed_since_its_digest(paths, tmp_path, monkeypatch):
@@ -268,6 +284,36 @@ def test_precomputed_crops_are_used_as_they_are(paths, tmp_path):
         pixels.pixels(paths, SQUASH, tmp_path / "cache", precomputed=precomputed)
     assert [p.where for p in caught.value.problems] == [str(paths[3]), str(paths[9])]
     assert "003_crop_2.png, 003_crop_7.png not found" in str(caught.value)
+
+
+@pytest.mark.parametrize("budget", [1 << 30, 0], ids=["stored", "streamed"])
+@pytest.mark.parametrize("cropped", ["no", "ten", "made elsewhere"])
+def test_a_part_has_the_rows_of_its_images_alone_in_another_process_too(
+    paths, tmp_path, budget, cropped
+):
+    sizing, elsewhere = Sizing(16, crops=cropped != "no"), None
+    if cropped == "made elsewhere":
+        crops.write(paths[0].parent, [p.name for p in paths], tmp_path / "crops", sizing)
+        made = [crops.paths(tmp_path / "crops", path.name) for path in paths]
+        elsewhere = made.__getitem__
+    whole = pixels.pixels(
+        paths, sizing, tmp_path / "cache", precomputed=elsewhere, budget_bytes=budget
+    )
+    turned = whole.subset([11, 3, 5, 0, 7])
+    part = turned.part(range(1, 4))
+    sent = pickle.loads(pickle.dumps(part))
+    rows = np.arange(turned.crops, 4 * turned.crops)[::-1]
+    sent.prefetch(rows)
+    assert np.array_equal(sent.take(rows), turned.take(rows))
+    assert np.array_equal(part.take(rows[:2]), turned.take(rows[:2]))
+    for outside in (turned.crops - 1, 4 * turned.crops):
+        with pytest.raises(IndexError):
+            sent.take(np.array([outside]))
+    if not budget:  # the files of the other images are not sent
+        data = pickle.dumps(part)
+        ending = "_crop_0.png" if elsewhere else ".png"
+        names = [path.stem + ending for path in paths]
+        assert [name.encode() in data for name in names] == [i in (3, 5, 0) for i in range(12)]
 
 
 def test_precomputed_crops_of_another_size(paths, tmp_path):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import processes
 import pytest
 from docs.pages import PAGES, ROOT, Block, blocks
 
@@ -17,9 +18,10 @@ MARKED = [page for page in PAGES if any(block.is_run for block in blocks(page))]
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """Variables of the commands: this installation first, one cache for all pages."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     cache = str(tmp_path_factory.mktemp("cache"))
-    return os.environ | {"PATH": path, "TLX_CACHE": cache, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder, processes.shell_command(Path(folder)):
+        path = os.pathsep.join((folder, str(Path(sys.executable).parent), os.environ["PATH"]))
+        yield os.environ | {"PATH": path, "TLX_CACHE": cache, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.slow
@@ -28,9 +30,7 @@ def environment(tmp_path_factory):
 def test_the_marked_examples_of_a_page_run(page, environment, tmp_path):
     skipped: list[str] = []
     for command in programs(page, skipped):
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        done = processes.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     if skipped:
         pytest.skip(skipped[0])

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from tlx import files
-from tlx.features import parts
+from tlx.features import cuts, parts
 from tlx.features.dump import ExtractionConfig
 from tlx.features.extract import ExtractionContext, extract
 from tlx.models import backbones
@@ -84,11 +84,11 @@ def ended(pid: int) -> str:
     return {0: "whole", -signal.SIGKILL: "killed"}.get(status, f"failed {status}")
 
 
-def kill_at_random(root: Path, seed: int, wanted: int) -> dict:
+def kill_at_random(root: Path, seed: int, wanted: int, rows: int = 200) -> dict:
     """Extract again and again, killed after a random time, until `wanted` were killed and a dump is
     whole.
     """
-    chance, kills, found, rows = random.Random(seed), 0, [], 200
+    chance, kills, found = random.Random(seed), 0, []
     while kills < wanted or not found:
         pid = child(lambda: once(root / str(len(found)), rows))
         time.sleep(chance.uniform(0, 0.25))
@@ -106,11 +106,11 @@ def kill_at_random(root: Path, seed: int, wanted: int) -> dict:
     return {"kills": kills, "found": found, "undisturbed": sums(root / "undisturbed")}
 
 
-def kill_at_every_call(root: Path) -> dict:
-    """Killed just before each call to the disk, from the first to the last; then continued."""
-    rows, found = 10, []
+def kill_at_every_call(root: Path, rows: int = 10, first: int = 0, step: int = 1) -> dict:
+    """Killed just before each call to the disk (or each few); then continued."""
+    found = []
     assert ended(child(lambda: once(root / "undisturbed", rows))) == "whole"
-    for number in range(1000):
+    for number in range(first, 1000, step):
         folder = root / str(number)
         how = ended(child(lambda f=folder, n=number: (deadly(n), once(f, rows))))
         if how == "whole":
@@ -138,7 +138,9 @@ def deadly(number: int) -> None:
 
         return counting
 
-    for name in ("fsync", "replace", "rename", "write", "ftruncate", "mkdir", "unlink", "rmdir"):
+    for name in (
+        *("fsync", "replace", "rename", "link", "write", "ftruncate", "mkdir", "unlink", "rmdir"),
+    ):
         setattr(os, name, counted(name, getattr(os, name)))
 
 
@@ -147,10 +149,12 @@ if __name__ == "__main__":
     parts.MARK_S = 0.0  # a mark after every batch
     net = network()
     mode, place = sys.argv[1], Path(sys.argv[2])
-    print(
-        json.dumps(
-            kill_at_every_call(place)
-            if mode == "every"
-            else kill_at_random(place, int(sys.argv[3]), 25)
-        )
-    )
+    if "shard" in mode:
+        cuts.SHARD_BYTES = 1 << 20  # two batches of conv1
+    modes = {
+        "every": lambda: kill_at_every_call(place),
+        "random": lambda: kill_at_random(place, int(sys.argv[3]), 25),
+        "each third shard call": lambda: kill_at_every_call(place, 17, int(sys.argv[3]) % 3, 3),
+        "shards": lambda: kill_at_random(place, int(sys.argv[3]), 5, rows=41),
+    }
+    print(json.dumps(modes[mode]()))

@@ -82,4 +82,25 @@ def test_statistics_of_each_set_cannot_be_served():
 
 def test_a_classifier_without_a_graph_is_refused_by_name():
     with pytest.raises(UsageError, match="xgboost cannot be exported"):
-        graphs.check("xgboost")
+        graphs.check({"classifier": "xgboost:n_estimators=2"})
+
+
+@pytest.mark.parametrize(
+    ("embedding", "standardize", "is_served"),
+    [
+        ("fne", "train", True),
+        ("fne", "per-set", False),
+        ("standard:standardize=per-set", "train", False),
+        ("l2", "per-set", True),
+        ("none", "per-set", True),
+    ],
+)
+def test_rows_that_are_judged_by_their_set_are_refused_by_the_settings_alone(
+    embedding, standardize, is_served
+):
+    spec = {"classifier": "ncm", "embedding": embedding, "standardize": standardize}
+    if is_served:
+        graphs.check(spec)
+        return
+    with pytest.raises(UsageError, match="--standardize train"):
+        graphs.check(spec)

@@ -13,9 +13,9 @@ from tlx.lab import signals
 from tlx.lab.engines import local as engines_local
 
 
-def tasks(root, count, steps, pause_s):
+def tasks(root, count, steps, pause_s, name="trial"):
     return [
-        engines_local.Task(key, key, "lab.tiny_tasks:trial", (str(root), key, steps, pause_s))
+        engines_local.Task(key, key, f"lab.tiny_tasks:{name}", (str(root), key, steps, pause_s))
         for key in (f"{number:02x}aa" for number in range(count))
     ]
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,24 @@ def test_children_that_were_waited_for_count():
         code = "import time\nwhile time.process_time() < 0.3: pass"
         subprocess.run([sys.executable, "-c", code], check=True)
     assert meter.cpu_s >= 0.25
+
+
+def test_processes_that_shared_the_work_count_in_the_block_in_which_they_ended(monkeypatch):
+    seen = types.SimpleNamespace(
+        device_count=lambda: 2,
+        max_memory_allocated=lambda number: 1 - number,  # the first alone
+        reset_peak_memory_stats=lambda: None,
+    )
+    monkeypatch.setattr(cost, "_cuda", lambda: seen)
+    with Meter() as meter:
+        cost.add_companion(7.5, 3)
+        usage = meter.usage()
+    assert 7.5 <= usage["cpu_s"] < 8.5
+    assert usage["gpu_s"] == pytest.approx(4 * usage["wall_s"], rel=0.01)
+    with Meter() as meter:
+        usage = meter.usage()
+    assert usage["cpu_s"] < 1
+    assert usage["gpu_s"] == pytest.approx(usage["wall_s"], rel=0.01)
 
 
 @pytest.mark.skipif(

@@ -20,6 +20,7 @@ from lab import driver, tiny_tasks
 from tlx import files
 from tlx.errors import ResourceError, Stopped, TlxError
 from tlx.lab import signals
+from tlx.lab.engines import forkserver
 from tlx.lab.engines import local as engines_local
 from tlx.lab.engines.local import Progress, RunOptions, Task
 from tlx.lab.store import Store, reproducible_fields
@@ -339,3 +340,107 @@ def test_a_dead_fork_server_is_a_sentence(monkeypatch):
     with pytest.raises(ResourceError, match="--workers 0") as caught:
         run([tiny("double", 1)], workers=1)
     assert caught.value.exit_code == 5
+
+
+# ---------------------------------------------------------------- processes that are ready before
+
+
+def children(server) -> set[int]:
+    """Return the processes that the server of workers has forked."""
+    text = Path(f"/proc/{server}/task/{server}/children").read_text()
+    return {int(word) for word in text.split()}
+
+
+def test_a_process_that_is_ready_is_taken_and_one_that_died_is_not():
+    with forkserver.serving(1, ()) as server:
+        server.prepare()
+        server.prepare()
+        kept, killed = server.ready
+        killed.process.kill()
+        killed.process.join()
+        assert server.take() is kept
+        assert server.ready == []
+        fresh = server.take()
+        assert fresh.process.is_alive()
+        for prepared in (kept, fresh):
+            prepared.end()
+            assert gone([prepared.process.pid])
+
+
+def test_only_processes_that_waited_long_are_ended():
+    with forkserver.serving(1, ()) as server:
+        server.prepare()
+        (prepared,) = server.ready
+        server.end_ready(older_than_s=60.0)
+        assert server.ready == [prepared]
+        server.end_ready()
+        assert server.ready == []
+        assert gone([prepared.process.pid])
+
+
+@pytest.mark.parametrize("more_later", [False, True])
+def test_no_process_stays_ready_after_the_tasks(more_later, monkeypatch):
+    monkeypatch.setattr(engines_local, "READY_S", 0.3)
+    outcomes = run([tiny("double", n, key=str(n)) for n in range(4)], more_later=more_later)
+    assert [outcome.result for outcome in outcomes] == [0, 2, 4, 6]
+    (server,) = forkserver.pids()
+    deadline = time.monotonic() + 10
+    while children(server) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not children(server)
+
+
+def test_a_call_takes_the_process_that_one_before_it_kept_ready():
+    run([tiny("where", key="first")], workers=1, more_later=True)
+    with forkserver.serving(1, ()) as server:
+        (prepared,) = server.ready
+    (outcome,) = run([tiny("where", key="second")], workers=1)
+    assert outcome.result["pid"] == prepared.process.pid
+
+
+def test_every_process_is_used_once():
+    tasks = [tiny("where", key=str(n)) for n in range(12)]
+    pids = [outcome.result["pid"] for outcome in run(tasks)]
+    assert len(set(pids)) == 12
+
+
+def test_a_task_begins_while_the_one_before_it_still_ends(tmp_path):
+    """Its process may take seconds to end; with devices, which it may still hold, it is awaited."""
+    for devices, waits in (((), False), (("0",), True)):
+        ends = [tmp_path / f"{waits}{n}" for n in range(2)]
+        tasks = [tiny("slow_to_end", str(path), 1.5, key=path.name) for path in ends]
+        _, second = run(tasks, workers=1, devices=devices)
+        assert (second.result > float(ends[0].read_text())) == waits
+
+
+def test_arguments_that_cannot_be_opened_are_a_bug_of_their_task_alone():
+    closed, good = run([tiny("double", tiny_tasks.Closed(), key="closed"), tiny("double", 2)])
+    assert closed.error.code == "bug"
+    assert "cannot be opened here" in str(closed.error)
+    assert good.result == 4
+
+
+def test_tasks_run_on_where_no_process_can_be_made_ready(monkeypatch):
+    """A process for later saves time alone: want of one is no reason to end what runs."""
+
+    def refuse(server):
+        raise ResourceError("memory", "no process can be started")
+
+    monkeypatch.setattr(forkserver.Server, "prepare", refuse)
+    outcomes = run([tiny("double", n, key=str(n)) for n in range(4)])
+    assert [outcome.result for outcome in outcomes] == [0, 2, 4, 6]
+
+
+def test_processes_that_take_long_to_end_do_not_pile_up(tmp_path, monkeypatch):
+    """Two workers: at most four processes, two of which still end."""
+    counts = []
+    start = engines_local._Supervisor._start
+
+    def counted(supervisor, *words):
+        start(supervisor, *words)
+        counts.append(len(supervisor.workers))
+
+    monkeypatch.setattr(engines_local._Supervisor, "_start", counted)
+    run([tiny("slow_to_end", str(tmp_path / str(n)), 0.5, key=str(n)) for n in range(8)])
+    assert len(counts) == 8
+    assert 2 < max(counts) <= 4

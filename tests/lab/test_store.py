@@ -20,8 +20,10 @@ from lab import crash_trial
 
 from tlx import files
 from tlx.errors import BadDataError, BusyError, IntegrityError, ResourceError, UnsafeError
+from tlx.lab import attempts
 from tlx.lab.store import FORMAT, LARGE, Draft, Store, reproducible_fields
 from tlx.result import Result
+from tlx.studies.fine_tuning.spec import FineTuning
 
 KEY = "0f" * 32  # of a trial
 HERE = Path(__file__).parent
@@ -258,6 +260,16 @@ def test_what_makes_two_results_differ(field):
         dataclasses.replace(base, **{field: other})
     )
     assert differs == (field not in ("cost", "environment"))
+
+
+def test_two_results_may_differ_in_where_they_were_computed():
+    specs = [
+        FineTuning(dataset=dataset, replicas=4, replica_processes=number, seed=seed).to_json()
+        for dataset, number, seed in (("a", 1, 0), ("/b", 4, 0), ("a", 1, 1))
+    ]
+    here, there, other = (reproducible_fields(a_result(spec=spec)) for spec in specs)
+    assert here == there
+    assert here != other
 
 
 # ---------------------------------------------------------------- damage
@@ -545,6 +557,43 @@ def test_no_crash_during_recovery_loses_or_changes_anything(crashsim, tmp_path):
         spoil(part)
         found = run_crashes(crashsim, root)
     assert (found["kill9_bad"], found["bad"], found["ex"]) == (0, 0, {})
+
+
+def attempt_recovers(folder: str, said: bytes) -> None:
+    """As `recovers`, by another attempt: what one acknowledged is in one of the drafts."""
+    store, acknowledged = Store(folder), said.decode().split("\n")
+    final = store.folder(crash_trial.KEY)
+    if "whole" in acknowledged:
+        assert store.find(crash_trial.KEY) is not None
+    steps = set()
+    for place in (final, *attempts.parts(final)):
+        rows = files.Journal.read(place / "metrics.journal")
+        steps |= {f"step {row['step']}" for row in rows if row["t"] == "metrics"}
+    assert {line for line in acknowledged if line.startswith("step")} <= steps
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(attempts.VARIABLE, "next")
+        result = crash_trial.run(folder)
+    assert result.scores == {"loss": 1 / crash_trial.STEPS}
+    rows = files.Journal.read(final / "metrics.journal")
+    assert [row.get("step") for row in rows] == [None, 1, 2, 3]
+    store.remove_finished_parts()
+    assert [path.name for path in (store.root / "trials").iterdir()] == [crash_trial.KEY]
+    assert not any((store.root / "attempts").glob("*"))
+    files.verify(final)
+
+
+def test_no_crash_of_an_attempt_loses_or_changes_anything(crashsim, tmp_path, monkeypatch):
+    """It copies what another attempt left, continues it, commits, and removes both."""
+    root = tmp_path / "store"
+    store = Store(root, attempt="before")
+    with store.claim(crash_trial.KEY) as draft:
+        draft.log(1, {"loss": 1.0})
+    monkeypatch.setenv(attempts.VARIABLE, "this")
+    monkeypatch.setattr(sys.modules[__name__], "recovers", attempt_recovers)
+    result = run_crashes(crashsim, root)
+    assert (result["kill9_bad"], result["bad"], result["ex"]) == (0, 0, {})
+    assert result["kill9_states"] >= 20
+    assert result["states"] >= 30
 
 
 def tear(part: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from lab.tracked import Lab
 
 from tlx.lab import signals
+from tlx.lab.tasks import Waiting
 from tlx.lab.tracking import api as tracking_api
 
 
@@ -57,14 +58,14 @@ def test_a_request_to_stop_leaves_the_rest_to_sync(follow, monkeypatch):
     monkeypatch.setattr(tracking_api, "STOP_REMOTE_S", 3600.0)
     told = []
 
-    def on_wait(seconds):
-        told.append(seconds)
+    def on_wait(event):
+        told.append(event)
         os.kill(os.getpid(), signal.SIGINT)
 
     with signals.graceful():
         mirror = follow(on_wait=on_wait)
         sent = mirror.stop()
-    assert told == [3600.0], "it is said, once"
+    assert told == [Waiting(3600.0)], "it is said, once"
     assert sent.unsent == 1
     assert "tlx sync" in str(sent)
 
@@ -83,4 +84,4 @@ def test_who_has_stopped_a_study_still_has_its_end_told(follow, monkeypatch):
     with signals.graceful():
         os.kill(os.getpid(), signal.SIGINT)
         follow(on_wait=told.append).stop()
-    assert told == [0.2]
+    assert told == [Waiting(0.2)]

@@ -420,3 +420,29 @@ def test_a_search_that_leaves_out_the_defaults_has_no_reference():
     assert not tiny_search.search(sampler="grid").starts_with_defaults, (
         "x = 1 is no point of the grid"
     )
+
+
+@pytest.mark.parametrize("name", ["tpe", "random", "cmaes"])
+@pytest.mark.parametrize("drawn", [0, 1, 2])
+def test_a_trial_whose_process_died_between_two_draws_goes_on_with_the_next(name, drawn):
+    """A new sampler, as in the next process, gives what one that was not cut off gives."""
+    pytest.importorskip("cmaes")
+    names = ("a", "b", "c")
+
+    def study_of(trials: int) -> optuna.Study:
+        sampler = tuning_samplers.Seeded(name, 3, SPACE)
+        study = optuna.create_study(sampler=sampler)
+        study.add_trial(optuna.create_trial(value=0.0))  # the first is the default configuration
+        for _ in range(trials):
+            trial = study.ask()
+            study.tell(trial, sum(trial.suggest_float(n, 0.0, 1.0) for n in names))
+        return study
+
+    whole = study_of(15).trials[-1].params
+    study = study_of(14)
+    cut_off = study.ask()
+    for n in names[:drawn]:
+        cut_off.suggest_float(n, 0.0, 1.0)
+    study.sampler = tuning_samplers.Seeded(name, 3, SPACE)
+    again = optuna.trial.Trial(study, cut_off._trial_id)
+    assert {n: again.suggest_float(n, 0.0, 1.0) for n in names} == whole

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing.util
 import os
 import signal
 import sys
 import time
 from pathlib import Path
 
+from tlx import locks
 from tlx.errors import BadDataError
 from tlx.lab import signals
 from tlx.lab.store import Store
 from tlx.result import Result
+
+if os.environ.get("TLX_TEST_NO_LOCKS"):  # a file system that grants every lock, as some do
+    locks._flock = lambda fd, path, operation: None
+    locks._kind_of_locks = lambda folder: locks._Kind(flock=True, lease=False)
 
 
 def double(number, *, emit):
@@ -141,3 +147,26 @@ def wait_for(path, *, emit):
     emit({"step": 1, "steps": 1, "values": {}})
     while not Path(path).exists():
         time.sleep(0.01)
+
+
+class Closed:
+    """Argument that cannot be opened in another process."""
+
+    def __reduce__(self):
+        return _refuse_to_open, ()
+
+
+def _refuse_to_open():
+    raise RuntimeError("cannot be opened here")
+
+
+def slow_to_end(path, seconds, *, emit):
+    """Write when it began; take long to end after its result, and write when it did."""
+    started = time.monotonic()
+
+    def end():
+        time.sleep(seconds)
+        Path(path).write_text(str(time.monotonic()))
+
+    multiprocessing.util.Finalize(None, end, exitpriority=10)
+    return started

@@ -79,8 +79,10 @@ def test_what_is_no_rows(given, code):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -np.nan])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("form", ["C", "F", "gaps"])
-def test_the_first_number_that_is_not_finite_is_named(bad, dtype, form, monkeypatch):
+@pytest.mark.parametrize("small", [0, 1 << 17], ids=["kernel", "numpy"])
+def test_the_first_number_that_is_not_finite_is_named(bad, dtype, form, small, monkeypatch):
     monkeypatch.setattr(arrays, "TASK", 64)
+    monkeypatch.setattr(arrays, "SMALL", small)
     x = np.random.default_rng(1).standard_normal((50, 22)).astype(dtype)
     x[3, 3] = np.finfo(dtype).max
     x[4, 4] = np.finfo(dtype).smallest_subnormal
@@ -91,8 +93,10 @@ def test_the_first_number_that_is_not_finite_is_named(bad, dtype, form, monkeypa
         arrays.rows(x)
 
 
-def test_every_place_is_looked_at(monkeypatch):
+@pytest.mark.parametrize("small", [0, 14])
+def test_every_place_is_looked_at(small, monkeypatch):
     monkeypatch.setattr(arrays, "TASK", 5)
+    monkeypatch.setattr(arrays, "SMALL", small)
     for place in range(14):
         x = np.zeros((2, 7))
         x.flat[place] = np.nan

@@ -306,7 +306,7 @@ def test_what_is_taken(method, tmp_path):
     ("x", "y", "method", "kind", "words"),
     [
         (np.ones((3, 2)), np.ones((3, 4)), "frechet", BadDataError, ["2 features", "4"]),
-        (np.ones((1, 2)), np.ones((3, 2)), "emd", BadDataError, ["x", "1 rows"]),
+        (np.ones((1, 2)), np.ones((3, 2)), "emd", BadDataError, ["x", "1 row"]),
         (
             np.ones((3, 2)),
             np.array([[1, 2], [np.nan, 1]]),

@@ -49,6 +49,18 @@ assert "cka" in dir(metrics) and "rdm" in dir(metrics)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_intervals_of_a_study_load_no_compiled_kernel():
+    """Loading one takes more than a second, at the end of every command."""
+    code = """
+import sys
+import numpy as np
+from tlx.metrics import crossed
+crossed.components(np.eye(20, 200), np.arange(200) % 10)
+assert "numba" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         metrics.nothing  # noqa: B018 — asked for

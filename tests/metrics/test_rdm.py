@@ -135,7 +135,7 @@ def test_one_feature():
     x = np.array([[1.0], [4.0], [-2.0]])
     np.testing.assert_array_equal(rdm(x, "euclidean"), [3, 3, 6])
     np.testing.assert_array_equal(rdm(x, "cosine"), [0, 2, 2])
-    with pytest.raises(BadDataError, match=r"constant-row.*row 0 is constant, and 2 more rows are"):
+    with pytest.raises(BadDataError, match=r"constant-row.*row 0 is constant, and 2 more rows too"):
         rdm(x)
 
 
@@ -281,7 +281,7 @@ def test_rows_without_an_answer():
     x = offset(1, 0).astype(np.float32)
     x[[4, 9]] = 1e4 + 0.1
     with pytest.raises(
-        BadDataError, match=r"constant-row\] x: row 4 is constant, and 1 more rows are"
+        BadDataError, match=r"constant-row\] x: row 4 is constant, and 1 more row too"
     ):
         rdm(x)
     x[[4, 9]] = 0

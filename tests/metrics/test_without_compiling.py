@@ -22,6 +22,8 @@ TESTS = Path(__file__).resolve().parents[1]
     [
         ["metrics/test_sum_of_squares.py", "kernels/test_sums.py"],
         ["kernels/test_ranks.py"],
+        ["kernels/test_nearest_between.py"],
+        ["metrics/test_over_blocks.py"],
         ["metrics/test_comparison.py", "kernels/test_pairs.py"],
         ["metrics/test_class_contrast.py", "metrics/test_resampling.py", "metrics/test_arrays.py"],
     ],

@@ -313,3 +313,15 @@ def test_a_function_of_a_layer_is_asked_for_beside_the_layer_itself():
     assert torch.equal(found["input:relu"], x.relu())
     with pytest.raises(UnknownNameError):
         capture(network, x, ("fc2:sigmoid",))
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg16-4096", "vgg19", "vgg16_bn"])
+def test_the_stages_of_every_vgg_of_the_thesis_end_in_its_five_pools(name):
+    """Sources: imagenet, places365, vggface and cars VGG16, cifar10 VGG19, segnet VGG16-BN."""
+    network = backbones.meta_model(name)
+    layers = inputs.layers_of(
+        backbones.load(name, weights=None, classes=None, head="keep", seed=0), ("thesis",), None
+    )
+    pools = [n for n, m in network.layers().items() if type(m).__name__ == "MaxPool2d"]
+    assert layers[:6] == ("input", *pools)
+    assert len(layers) == (9 if name.startswith("vgg16") and "bn" not in name else 6)

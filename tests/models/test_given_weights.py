@@ -31,6 +31,7 @@ def folder(tmp_path):
     [
         ("VGG16", "ImageNet", NAMES[0]),
         ("vgg16", None, NAMES[0]),
+        ("vgg16-4096", None, NAMES[0]),
         ("VGG16", "Places365", NAMES[2]),
         ("ResNet50", "places365", NAMES[3]),
         ("ResNet152", "ImageNet", NAMES[4]),

@@ -273,7 +273,7 @@ def test_predictions_that_a_trial_kept_are_compared_one_by_one(bars, settings, m
     first, other = np.flatnonzero(decided == decided[0])[0], decided[0] + 1
     decided[first] = other % 3
     np.save(path, decided)
-    with pytest.raises(IntegrityError, match="other labels of 1 test images"):
+    with pytest.raises(IntegrityError, match="other labels of 1 test image"):
         asked.rebuild()
 
 

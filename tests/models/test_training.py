@@ -15,7 +15,15 @@ from tlx.errors import Stopped
 from tlx.features import voting
 from tlx.files import Journal
 from tlx.lab.store import Store
-from tlx.models import augments, backbones, freezing, optimizers, progress, training
+from tlx.models import (
+    augments,
+    backbones,
+    freezing,
+    optimizers,
+    progress,
+    training,
+    training_loop,
+)
 from tlx.models.recipe import Recipe
 from tlx.models.samples import RESIDENT_BYTES, BatchLoader, Samples
 
@@ -336,10 +344,64 @@ def test_a_finished_training_found_again_trains_no_more(data, tmp_path):
     assert equal(state(first), state(second))
 
 
-def test_an_epoch_that_its_journal_lost_is_logged_again_from_the_restored_history(data, tmp_path):
+SELDOM, ALWAYS = 1e-9, 1e9  # shares of the time that saving may take
+
+
+@pytest.mark.parametrize(("share", "saved"), [(ALWAYS, [1, 2, 3, 4]), (SELDOM, [1, 4])])
+def test_a_state_is_saved_after_the_first_epoch_the_last_and_as_often_as_pays(
+    data, tmp_path, monkeypatch, share, saved
+):
+    monkeypatch.setattr(training_loop, "SAVE_SHARE", share)
+    real, epochs = progress.save, []
+
+    def save(path, tensors, record):
+        epochs.append(len(record["history"]))
+        real(path, tensors, record)
+
+    monkeypatch.setattr(progress, "save", save)
+    file = tmp_path / "training.safetensors"
+    fit(data, Recipe(epochs=4), training.TrainingContext(checkpoint=file))
+    assert epochs == saved
+
+
+@pytest.mark.parametrize("is_asked_to_stop", [False, True])
+def test_epochs_since_the_last_saved_one_are_repeated_to_the_bit(
+    data, tmp_path, monkeypatch, is_asked_to_stop
+):
+    """One that is asked to stop saves the epoch that it has ended."""
+    monkeypatch.setattr(training_loop, "SAVE_SHARE", SELDOM)
+    recipe, file, ended = Recipe(epochs=5), tmp_path / "training.safetensors", []
+    whole, outcome = fit(data, recipe)
+
+    def end(epoch, values):
+        ended.append(epoch)
+        if epoch == 3 and not is_asked_to_stop:
+            raise Stopped(9)
+
+    place = training.TrainingContext(
+        checkpoint=file, on_epoch=end, stopping=lambda: is_asked_to_stop and len(ended) == 4
+    )
+    with pytest.raises(Stopped):
+        fit(data, recipe, place)
+    batches = []
+    place = training.TrainingContext(
+        checkpoint=file, on_batch=lambda number, of: batches.append(number == of)
+    )
+    resumed, again = fit(data, recipe, place)
+    assert sum(batches) == (1 if is_asked_to_stop else 4)
+    assert equal(state(resumed), state(whole))
+    assert [values["val_loss"] for values in again.history] == [
+        values["val_loss"] for values in outcome.history
+    ]
+
+
+def test_an_epoch_that_its_journal_lost_is_logged_again_from_the_restored_history(
+    data, tmp_path, monkeypatch
+):
     """A journal whose last record is torn off has every epoch again, with the values of the epoch
     as it was.
     """
+    monkeypatch.setattr(training_loop, "SAVE_SHARE", ALWAYS)
     store, recipe = Store(tmp_path), Recipe(epochs=4)
 
     def stop_in_third_epoch(done, of):

@@ -8,7 +8,10 @@ import io
 import json
 import os
 import pickle
+import shlex
 import struct
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections import OrderedDict
@@ -676,3 +679,20 @@ def test_a_few_missing_ones_are_let_pass_and_named():
     match = weights_reader.load_into(net, weights)
     assert match.missing == ("3.bias",)
     assert str(match) == "29 of 30 tensors matched"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["plain", "with 'quotes' $HOME"])
+def test_the_command_of_a_refused_module_saves_what_can_be_read(tmp_path, folder):
+    """The message says what to type: it is typed here, in a process of its own."""
+    path = tmp_path / folder / "model_pre_mnist_0_10.pt"
+    path.parent.mkdir()
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    torch.save(net, path)
+    with pytest.raises(UnsafeError) as refused:
+        weights_reader.read(path)
+    command = str(refused.value)[str(refused.value).index("python -c") :]
+    command = command.replace("python", shlex.quote(sys.executable), 1)
+    subprocess.run(command, shell=True, check=True, timeout=120)  # noqa: S602 — a shell is what it is for
+    read = weights_reader.read(path.with_name("model_pre_mnist_0_10-state.pth"))
+    same(read, net.state_dict())

@@ -27,6 +27,6 @@ def settings_of(store: Path, cache: Path) -> Settings:
 
 def compare(dataset: object, settings: Settings, **changes: object) -> Any:
     """Run a comparison and return its report; `dataset` None where finished studies are taken."""
-    given = {} if dataset is None else {"dataset": str(dataset)}
-    study = STUDIES["compare"].with_settings({**given, **FEW, **changes})
+    given = {} if dataset is None else {"dataset": str(dataset), **FEW}
+    study = STUDIES["compare"].with_settings({**given, **changes})
     return run_study(study, Session(settings))

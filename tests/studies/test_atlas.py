@@ -120,6 +120,22 @@ def rows_in(report):
 # ---------------------------------------------------------------- measures
 
 
+def test_a_damaged_layer_is_made_anew_before_it_is_measured(bars, settings, tmp_path):
+    settings = settings.replace(cache=str(tmp_path / "own"))
+    looked = atlas_plan.plan_atlas(Atlas(dataset=str(bars), samples=24), AtlasGrid(), settings)
+    made = [atlas_plan.atlas_study(looked, FEW, Store(settings.store_folder(None)), settings)]
+    dump = made[0].trials[0].inputs.dump
+    path = sorted(dump.folder.glob("*.npy"))[-1]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"x")
+    before = len(looked.notes)
+    made.append(atlas_plan.atlas_study(looked, FEW, Store(settings.store_folder(None)), settings))
+    (note,) = looked.notes[before:]
+    assert str(path) in note
+    assert path.read_bytes() == whole
+    assert made[0].trials[0].spec.key == made[1].trials[0].spec.key
+
+
 def test_every_block_by_numpy_alone(bars, settings):
     looked, made, report, _ = perform(bars, settings)
     dump, labels = made.trials[0].inputs.dump, np.array(made.trials[0].inputs.labels)

@@ -379,7 +379,7 @@ def test_the_scores_are_on_the_page_and_in_tables_with_every_null(several):
 def test_scores_are_reused_and_the_record_keeps_its_bytes(several, bars, monkeypatch):
     done_report, settings, words = several
     before = (done_report.study_folder / report.RECORD).read_bytes()
-    monkeypatch.setattr("tlx.features.extract._perform", None)
+    monkeypatch.setattr("tlx.features.extract._Pass", None)
     again = compare(bars, settings, **words, shots=(2,), epochs=1)
     assert again.key == done_report.key
     assert (again.study_folder / report.RECORD).read_bytes() == before
@@ -398,7 +398,7 @@ def test_a_score_that_is_gone_is_said_and_not_left_out(several, tmp_path):
 def test_one_source_has_no_scores_and_the_page_says_why(done):
     assert "scores" not in record_of(done[0])
     text = (done[0].study_folder / report.PAGE).read_text()
-    assert "One source was compared, and scores rank sources: there are none." in text
+    assert "Scores rank sources, and fewer than two were scored: there are none." in text
     assert not (done[0].study_folder / "scores.csv").exists()
 
 

@@ -23,7 +23,9 @@ from tlx.studies.compare.study import data_sets
 def compare(settings, **changes):
     """Run small comparisons of every draw on the data sets given."""
     dataset = changes.pop("dataset", None)
-    return comparisons.compare(dataset, settings, **{"any_time": False, "epochs": 1, **changes})
+    if "from_studies" not in changes:
+        changes = {"any_time": False, "epochs": 1, **changes}
+    return comparisons.compare(dataset, settings, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +173,13 @@ def test_tlx_decides_for_each_draw_from_the_others(tmp_path, monkeypatch):
     assert not points[0].chose_second[across.OURS].any()
     assert points[2].chose_second[across.OURS].all()
     assert points[2].chose_second["feature extraction below 20 images per class"]
+
+
+def test_settings_of_trials_are_refused_beside_finished_studies(settings):
+    with pytest.raises(UsageError) as refused:
+        comparisons.compare(
+            None, settings, from_studies=("ab",), epochs=3, splits=4, sources=("mnist-cnn",)
+        )
+    assert refused.value.code == "no-effect"
+    assert "--sources, --epochs, --splits with --from" in str(refused.value)
+    assert not Store(settings.store).studies()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import browser
+import numpy as np
 import pytest
+from PIL import Image
 from studies.comparisons import compare, settings_of
 
 from tlx.studies.compare import report
@@ -63,3 +66,45 @@ def test_the_page_prints_on_few_sheets(opened, page_file):
     opened.open(page_file, 1280, 900)
     sheets = re.findall(rb"/Type\s*/Page\b", opened.print())
     assert 1 <= len(sheets) <= 4
+
+
+TABLES = """[...document.querySelectorAll('.scroll')]
+    .filter(box => box.checkVisibility())
+    .map(box => {
+        box.scrollLeft = %s;
+        const place = box.getBoundingClientRect();
+        return [place.left, place.top + scrollY, place.right, place.bottom + scrollY,
+                box.scrollWidth - box.clientWidth];
+    })"""
+FEW = 24  # hidden pixels that are no part of a column
+SHADED, PLAIN = 235, 250  # brightest pixel of a column of a table's edge: below, or from there
+
+
+def edges(page, scroll):
+    """Return (brightness at the left edge, at the right edge, hidden pixels) of every table."""
+    tables = page.run(TABLES % scroll)
+    shown = np.asarray(Image.open(io.BytesIO(page.picture())).convert("L"))
+    rows = []
+    for left, top, right, bottom, hidden in tables:
+        part = shown[round(top) + 1 : round(bottom) - 1, round(left) : round(right)]
+        rows.append((int(part[:, 0].max()), int(part[:, -1].max()), hidden))
+    return rows
+
+
+def test_a_table_that_goes_on_has_a_shade_on_that_side(opened, page_file):
+    opened.open(page_file, 360, 800)
+    start, end = edges(opened, "0"), edges(opened, "box.scrollWidth")
+    assert any(hidden > FEW for _, _, hidden in start), "else this tests nothing"
+    for left, right, hidden in start:
+        assert left >= PLAIN
+        assert right < SHADED if hidden > FEW else hidden or right >= PLAIN
+    for left, right, hidden in end:
+        assert left < SHADED if hidden > FEW else hidden or left >= PLAIN
+        assert right >= PLAIN
+
+
+def test_a_table_that_fits_has_none(opened, page_file):
+    opened.open(page_file, 1280, 900)
+    for left, right, hidden in edges(opened, "0"):
+        assert hidden == 0
+        assert min(left, right) >= PLAIN

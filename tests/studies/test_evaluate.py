@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
+from benchmarks.originals_table import keras_mobilenet
 from conftest import draw_images
 from studies.comparisons import settings_of
 
+from tlx import files
 from tlx.errors import BadDataError, ErrorGroup, MissingError, TlxError, UsageError
 from tlx.features import voting
 from tlx.lab.store import Store
@@ -18,6 +21,7 @@ from tlx.models.weights import reader as weights_reader
 from tlx.plots import statistics
 from tlx.studies import STUDIES, Session, predictions, run_study
 from tlx.studies.evaluate import report as evaluate_report
+from tlx.studies.evaluate.models import GivenModel, network_of
 from tlx.studies.evaluate.spec import Evaluation
 
 CLASSES = ("bar0", "bar1", "bar2")
@@ -218,3 +222,19 @@ def test_a_head_of_other_classes_is_refused(settings, models, tmp_path):
 )
 def test_a_model_is_called_by_its_file_or_folder(path, label):
     assert Evaluation(model=path).label == label
+
+
+@pytest.mark.slow
+def test_a_keras_file_keeps_its_head_of_as_many_classes_as_the_data_set(settings, bars, tmp_path):
+    """A3B-mobilenet.h5 of the original has three classes, where MobileNet's own file has 1,000."""
+    path = tmp_path / "A3B-mobilenet.h5"
+    with h5py.File(path, "w") as file:
+        keras_mobilenet(file, np.random.default_rng(0))
+        kernel = file["conv_preds/conv_preds/kernel:0"][()]
+    report = evaluate(settings, bars, [path], architecture="mobilenet-v1", input_size=64)
+    assert report.results[0].details["classes"] == list(CLASSES)
+    given = GivenModel(path, "mobilenet-v1", (), files.sha256(path))
+    network = network_of(given, Evaluation(dataset=str(bars), input_size=64), 3)
+    assert np.array_equal(network.head.weight.detach().numpy(), kernel.transpose(3, 2, 0, 1))
+    with pytest.raises(TlxError, match=r"expected \(4, 1024, 1, 1\)"):
+        network_of(given, Evaluation(dataset=str(bars), input_size=64), 4)

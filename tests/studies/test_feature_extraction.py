@@ -170,8 +170,8 @@ def test_images_are_forwarded_once_whatever_is_tried_on_them(bars, settings, mon
     passes = []
     from tlx.features import extract as module
 
-    real = module._forward_all
-    monkeypatch.setattr(module, "_forward_all", lambda *a, **k: (passes.append(1), real(*a, **k)))
+    real = module.forward
+    monkeypatch.setattr(module, "forward", lambda *a, **k: (passes.append(1), real(*a, **k)))
     perform(asked(bars), settings, "ncm")
     assert passes == [1]
     perform(asked(bars), settings, "linear-svc:C=0.1 ridge")

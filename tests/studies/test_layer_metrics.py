@@ -15,6 +15,7 @@ from tlx.errors import ErrorGroup, IntegrityError, MissingError, TlxError, Unkno
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.metrics import rsa
+from tlx.metrics.blocks import linear, moments
 from tlx.studies import activations, layer_measures, pretraining_plan, runner
 from tlx.studies.layer_metrics import columns as layer_metrics_columns
 from tlx.studies.layer_metrics import plan as layer_metrics_plan
@@ -95,6 +96,51 @@ def test_every_layer_by_numpy_alone(bars, settings):
         assert row["id_all"] == pytest.approx(naive.two_nn(x), rel=1e-9)
         assert (row["rsa_within"], row["rsa_between"]) == pytest.approx((same, other), rel=1e-5)
         assert row["rsa_contrast"] == pytest.approx(abs(same - other), rel=1e-4)
+
+
+def test_layers_in_blocks_have_the_numbers_of_one_piece(bars, settings):
+    _, whole = perform(["mnist"], bars, settings)
+    made, blocks = perform(["mnist"], bars, settings, ASKED.replace(block_rows=7))
+    assert made.trials[0].spec.key != whole.results[0].key
+    first, second = (report.results[0].details for report in (whole, blocks))
+    for row, expected in zip(second["rows"], first["rows"], strict=True):
+        for name, metric in layer_measures.LAYER_METRICS.items():
+            assert row.get(name) == pytest.approx(expected.get(name), rel=1e-5), name
+            exact = name.startswith("id") and metric.unit != "r"
+            assert not exact or row.get(name) == expected.get(name), name
+    notes = [note for note in second["notes"] if "how: blocks" in note]
+    assert notes[0] == "input: how: blocks (4 of at most 7 rows)"
+    assert len(notes) == len(second["rows"])
+    assert not any("blocks" in note for note in first["notes"])
+    kept = [
+        np.load(Store(report.folder).file(report.results[0].key, "rdms/03.npy"))
+        for report in (whole, blocks)
+    ]
+    assert (kept[0] == kept[1]).all()
+
+
+def test_blocks_lift_the_limit_of_large_layers(bars, settings, monkeypatch):
+    """Where a copy of the compared rows would not fit, blocks compare them all."""
+    monkeypatch.setattr(layer_metrics_trial, "WHOLE", 1)
+    monkeypatch.setattr(layer_measures, "COPIED", 1)
+    small = ASKED.replace(max_rows=100, resamplings=2)
+    spec = perform(["mnist"], bars, settings)[0].trials[0]
+    x, labels = spec.inputs.dump.array("relu3"), np.array(spec.inputs.labels)
+    layer, compared = layer_metrics_trial._layer(small, x, labels)
+    assert compared == len(layer.few) == 2
+    layer, compared = layer_metrics_trial._layer(small.replace(block_rows=9), x, labels)
+    assert compared == 24
+    assert len(layer.few) == 2
+    assert layer.notes()[1].startswith("rsa_label: measured in 2 of 24 compared rows")
+    monkeypatch.undo()
+    whole, _ = layer_metrics_trial._layer(small, x, labels)
+    assert layer.dimension().whole == whole.dimension().whole
+    assert layer.contrast().within == pytest.approx(whole.contrast().within, rel=1e-12)
+    assert layer.label_cka() == pytest.approx(whole.label_cka(), rel=1e-6)
+    monkeypatch.setattr(linear, "PRODUCT_BYTES", 1)
+    assert layer.notes()[1].startswith("rsa_label, cka_label: measured in 2 of 24 compared rows")
+    monkeypatch.setattr(moments, "MEANS_BYTES", 1)
+    assert layer.squares().within == whole.squares().within
 
 
 @pytest.mark.slow
@@ -205,7 +251,7 @@ def test_of_a_layer_too_large_some_rows_are_compared_and_put_beside_no_other_dis
 ):
     row = 26 * 26 * 32 * 4
     monkeypatch.setattr(layer_metrics_trial, "WHOLE", 12 * row)
-    monkeypatch.setattr(layer_metrics_trial, "COPIED", 12 * row)
+    monkeypatch.setattr(layer_measures, "COPIED", 12 * row)
     made, report = perform(["mnist"], bars, settings)
     result, dump = report.results[0], made.trials[0].inputs.dump
     labels = np.array(made.trials[0].inputs.labels)
@@ -250,11 +296,11 @@ def test_cut_off_it_goes_on_behind_the_layers_it_has(bars, settings, monkeypatch
     real = layer_metrics_trial._measure
     calls = []
 
-    def cut(spec, x, labels, context, index):
+    def cut(layer, compared, context, index):
         calls.append(index)
         if index == 4 and len(calls) == 5:
             raise KeyboardInterrupt
-        return real(spec, x, labels, context, index)
+        return real(layer, compared, context, index)
 
     monkeypatch.setattr(layer_metrics_trial, "_measure", cut)
     with pytest.raises(KeyboardInterrupt):

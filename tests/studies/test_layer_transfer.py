@@ -281,11 +281,19 @@ def test_the_three_ways_of_batch_norm_differ_as_they_say(bars4, settings, caught
     ]
 
 
-def test_ways_of_batch_norm_are_one_where_there_is_none(bars4, settings):
+def test_ways_of_batch_norm_are_one_where_there_is_none_and_that_is_said(bars4, settings):
     plan = layer_transfer_plan.plan_layer_transfer(
         asked(bars4), LayerTransferGrid(bn=("frozen", "keras2")), settings
     )
     assert {c.bn for c in plan.conditions} == {"frozen"}
+    assert [note for note in plan.notes if "no batch norm: --bn makes no difference" in note]
+
+
+@pytest.mark.parametrize(("bn", "is_said"), [((), False), (("frozen",), False), (("adapt",), True)])
+def test_ways_of_batch_norm_without_a_frozen_block_make_no_difference(bars4, settings, bn, is_said):
+    grid = LayerTransferGrid(treatments=("AnB+",), bn=bn)
+    plan = layer_transfer_plan.plan_layer_transfer(asked(bars4), grid, settings)
+    assert ("no blocks are frozen: --bn makes no difference" in plan.notes) is is_said
 
 
 def test_a_frozen_prefix_is_kept_and_not_run_again(bars4, settings, monkeypatch):

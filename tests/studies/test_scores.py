@@ -109,7 +109,7 @@ def test_the_features_are_those_of_the_training_images_and_the_head_is_the_sourc
 
 
 def test_asked_again_nothing_is_extracted_or_computed(own, bars, settings, monkeypatch):
-    monkeypatch.setattr("tlx.features.extract._perform", None)
+    monkeypatch.setattr("tlx.features.extract._Pass", None)
     again = score(bars, settings)
     assert (again.key, again.reused) == (own.key, 1)
     sorted_otherwise = score(bars, settings, sort_by="logme", at=0)

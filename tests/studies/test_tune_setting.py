@@ -133,8 +133,8 @@ def test_a_study_of_two_phases_counts_its_steps_and_its_cost(bars, settings):
     assert steps
     assert all(0 < step <= most for step, most in steps)
     look = fine_tuning_plan.look_at_fine_tuning(spec, FEW, settings)
-    rows = estimate.rows_of(spec, FEW, look)
-    assert rows.training == 5 * 6
+    (row,) = estimate.rows_of(spec, FEW, look)
+    assert row.training == 5 * 6
 
 
 @pytest.mark.parametrize("tune", ["bias", "head-then-all:epochs=2", "lora:r=4"])

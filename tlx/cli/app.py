@@ -19,6 +19,7 @@ from . import (
     dumps,
     export,
     extract,
+    plan,
     plot,
     regression,
     results,
@@ -59,7 +60,8 @@ SHORT = {name: row.short for name, row in STUDIES.items()} | {
 SectionedGroup.sections = {
     "Studies": tuple(STUDIES),
     "Data and networks": (
-        *("datasets", "splits", "crops", "check", "backbones", "extract", "dumps", "regression"),
+        *("datasets", "splits", "crops", "check", "plan", "backbones", "extract", "dumps"),
+        "regression",
     ),
     "Results": ("ls", "show", "plot", "export", "predict", "sync"),
 }
@@ -86,6 +88,13 @@ app.add_typer(
     name="dumps",
     context_settings=SETTINGS,
     short_help="List, verify or remove activation dumps",
+)
+plan.add_commands(SETTINGS)
+app.add_typer(
+    plan.app,
+    name="plan",
+    context_settings=SETTINGS,
+    short_help="Estimate time, disk, memory of a study",
 )
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ..errors import counted
+from ..lab import outputs
 from ..lab.settings import Settings
 from .output import say
 from .progress import steps
@@ -58,6 +60,7 @@ def command(
     from ..studies.image_data import located
 
     settings = Settings.with_settings({"data_root": data_root, "allow_outside": allow_outside})
+    outputs.check_one(outputs.FOLDER, out, "OUT")
     notes: list[str] = []
     folder = located(dataset, settings, notes)
     for note in notes:
@@ -72,4 +75,7 @@ def command(
             encoding=crops.Encoding(quality, lossless),
             progress=progress,
         )
-    say(f"ten crops each of {written.written} images made, of {written.kept} kept, in {out}")
+    say(
+        f"ten crops each of {counted(written.written, 'image')} "
+        f"made, of {written.kept} kept, in {out}"
+    )

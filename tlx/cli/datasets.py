@@ -6,13 +6,22 @@ from typing import Annotated
 
 import typer
 
-from .output import say
+from .output import say, say_json
 
 
-def command(name: Annotated[str, typer.Argument(help="Show one data set in full.")] = "") -> None:
+def command(
+    name: Annotated[str, typer.Argument(help="Show one data set in full.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """List the known data sets: classes, shots, licence, source, expected folder."""
     from ..data.catalogue import DATASETS, known
 
+    if as_json:
+        if name:
+            say_json(_record(name, known(name)))
+        else:
+            say_json([_record(key, row) for key, row in DATASETS.items()])
+        return
     if name:
         row = known(name)
         for field, value in vars(row).items():
@@ -31,6 +40,15 @@ def command(name: Annotated[str, typer.Argument(help="Show one data set in full.
         "tlx datasets NAME shows one in full. A folder of your own images needs no name: --dataset "
         "./folder",
     )
+
+
+def _record(name: str, row: object) -> dict[str, object]:
+    """Return a data set as plain JSON: every field of its row, what is unknown as null."""
+    record: dict[str, object] = {"name": name}
+    for field, value in vars(row).items():
+        known = list(value) if _many(value) else value
+        record[field] = None if known == "" else known
+    return record
 
 
 def _many(value: object) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import counted
 from ..lab.settings import Settings
 from .output import say
 
@@ -39,14 +40,15 @@ def ls(cache: CACHE = "") -> None:
             " on ".join(filter(None, (entry.about.get("backbone"), entry.about.get("dataset"))))
             or "?"
         )
+        shards = f" in {counted(entry.shards, 'shard')}" if entry.shards > 1 else ""
         unfinished = f", {entry.unfinished / 1e6:.1f} MB unfinished" if entry.unfinished else ""
         damage = f"  DAMAGED: {entry.damage}" if entry.damage else ""
         say(
             f"{entry.key[:12]}  {entry.bytes / 1e6:>10.1f} MB  {entry.images} × {entry.crops}  "
-            f"{len(entry.layers)} layers  {used}  {what}{unfinished}{damage}"
+            f"{counted(len(entry.layers), 'layer')}{shards}  {used}  {what}{unfinished}{damage}"
         )
     say(
-        f"{len(entries)} dumps, {sum(entry.bytes for entry in entries) / 1e6:.1f} MB in "
+        f"{counted(len(entries), 'dump')}, {sum(entry.bytes for entry in entries) / 1e6:.1f} MB in "
         f"{dumps.root}"
     )
 
@@ -90,4 +92,4 @@ def rm(
         say(f"{dumps.remove(dumps.find(key)) / 1e6:.1f} MB freed")
         return
     gone = dumps.trim(int((budget or 0.0) * 1e9))
-    say(f"{len(gone)} dumps removed")
+    say(f"{counted(len(gone), 'dump')} removed")

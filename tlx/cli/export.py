@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ErrorGroup, TlxError, UsageError
+from ..lab import outputs
 from ..lab.settings import Settings
 from .help import COMPUTE, DATA, TRACKING
-from .output import aside, complain, say
+from .output import aside, complain, say, say_json
 from .progress import steps
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ def export(
 
     if alias and not register:
         raise UsageError("conflict", "--alias without --register", expected="both")
+    outputs.check_one(outputs.FOLDER, out, "--out")
     request = _request(
         key,
         classifier,
@@ -187,6 +189,7 @@ def export(
     folder = out or Path("tlx-models") / (
         f"{request.chosen.result.key[:12]}-refit" if refit else request.chosen.result.key[:12]
     )
+    outputs.check_one(outputs.FOLDER, folder, "--out")
     _tell(as_json, f"exporting {request.chosen.reason}")
     with aside(as_json), steps("making the model again") as progress:
         request = dataclasses.replace(request, progress=progress)
@@ -197,7 +200,7 @@ def export(
     if as_json:
         content = {"folder": str(folder), "chosen": request.chosen.reason, **exported.record}
         content |= {"registered": None if version is None else vars(version)}
-        say(*json.dumps(content, indent=1, ensure_ascii=False).split("\n"))
+        say_json(content)
         return
     accuracy = exported.record["accuracy"]
     trial = "the network" if refit else "the trial"
@@ -238,6 +241,7 @@ def predict(
     from ..models.onnx_file import OnnxModel
     from ..studies import photos as studies_photos
 
+    outputs.check_one(outputs.FILE, out, "--out")
     folder = studies_photos.model_folder(model)
     if folder is None:
         from ..studies import export as studies_export  # loads torch, which exports do not need
@@ -330,15 +334,17 @@ def _request(
     from ..studies.base import open_store
     from ..studies.export import ExportRequest
     from ..studies.served_trial import choose
+    from ..studies.summaries import command_line
 
     given: dict[str, Any] = {name: place or None for name, place in places.items()}
     settings = Settings.with_settings({**given, "device": device, "allow_outside": allow_outside})
+    outputs.check_one(outputs.FOLDER, settings.cache, "--cache")
     opened = open_store(settings)
     if Path(key).is_dir():  # of a study or a trial, in its store
         path = Path(key).absolute()
         opened, key = Store(path.parent.parent), path.name
     chosen = choose(opened, key, classifier, refit=refit)
-    command = shlex.join(["tlx", *sys.argv[1:]]) if sys.argv[1:2] == ["export"] else ""
+    command = command_line() if sys.argv[1:2] == ["export"] else ""
     return ExportRequest(
         chosen,
         opened,

@@ -18,22 +18,25 @@ FIELDS = {  # section → settings; a setting that is in none is of its study
         "source_images halves sources targets fine_tune_per_class augment"
     ),
     NETWORK: (
-        "architecture source source_architecture model model_description layers reduce fold head "
-        "configuration freeze bn tune trained_on reinit_blocks"
+        "architecture source source_architecture model model_folder model_description layers "
+        "reduce fold head configuration freeze bn tune trained_on reinit_blocks"
     ),
     TRAINING: (
-        "epochs batch_size optimizer learning_rate weight_decay momentum clip_norm early_stopping "
-        "stopping keep_epoch head_epochs schedule step_epochs step_factor "
+        "recipe epochs batch_size optimizer learning_rate weight_decay momentum clip_norm "
+        "early_stopping stopping keep_epoch head_epochs schedule step_epochs step_factor "
         "classifier_rate rate_decay warmup_epochs layer_decay "
         "label_smoothing ema precision channels_last seed seeds first_seed source_epochs "
-        "source_rate gate_rate fine_tune_epochs fine_tune_rate source_dropout"
+        "source_rate gate_rate fine_tune_epochs fine_tune_rate source_dropout replicas fast_sum"
     ),
     SEARCH: "study trials search space sampler pruner objective budget max_kwh storage",
     TRACKING: (
-        "store cache mlflow_path tracking require_tracking wait figures form system_metrics job "
-        "log_model out export register alias refit note keep_dumps verbose json"
+        "store cache mlflow_path run_name tracking require_tracking wait figures form "
+        "system_metrics job log_model out corr_dict export register alias refit note "
+        "keep_dumps verbose json"
     ),
-    COMPUTE: "device workers threads timeout dtype watts watts_range grid country",
+    COMPUTE: (
+        "device workers threads replica_processes timeout dtype watts watts_range grid country"
+    ),
 }
 SECTION_OF = {name: section for section, names in FIELDS.items() for name in names.split()}
 

@@ -15,6 +15,7 @@ from ..spec import FALSE, TRUE, Setting, Spec, make_specs
 from .completion import completion
 from .help import section_of
 
+CONTEXT = "context"  # parameter that typer gives the parser's context
 WORDS = "_words"  # ends the name of a parameter for words without an option
 ALIASES = {
     "batch_size": ("--bs",),
@@ -29,7 +30,9 @@ def options(*specs: type[Spec]) -> Callable[..., Any]:
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         def command(**given: object) -> Any:
-            return function(*make_specs(specs, _joined(specs, given)))
+            context = typing.cast("typer.Context | None", given.pop(CONTEXT, None))
+            typed = given if context is None else _typed(context, given)
+            return function(*make_specs(specs, _joined(specs, typed)))
 
         once = {
             name: kind for kind in reversed(specs) for name in _shown(kind)
@@ -43,12 +46,22 @@ def options(*specs: type[Spec]) -> Callable[..., Any]:
             for name, row in kind.settings().items()
             if row.argument
         ]
+        parameters.append(
+            inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        )
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.specs = specs  # type: ignore[attr-defined]
         command.__doc__, command.__name__ = function.__doc__, function.__name__
         return command
 
     return decorate
+
+
+def _typed(context: typer.Context, given: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings without those that the parser filled in: the specs know the defaults."""
+    sources = {name: context.get_parameter_source(name) for name in given}
+    filled = {name for name, source in sources.items() if source and source.name == "DEFAULT"}
+    return {name: value for name, value in given.items() if name not in filled}
 
 
 def _joined(specs: typing.Sequence[type[Spec]], given: Mapping[str, Any]) -> dict[str, object]:

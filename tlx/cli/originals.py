@@ -32,6 +32,7 @@ ORIGINALS: dict[str, dict[str, str]] = {  # command â†’ option of an original â†
         "--n-copy": "--depths",
         "-base": "--model",
         "--base": "--model",
+        "--pre-dataset": "--source",
     },
     "chop": {
         "-data-path": "--dataset",
@@ -53,6 +54,17 @@ ORIGINALS: dict[str, dict[str, str]] = {  # command â†’ option of an original â†
         "-data": "--dataset",
         "-data-path": "--dataset",
         "--data": "--dataset",
+    },
+    "checkpoints": {
+        "--pre-dataset": "--sources",
+        "--trained-on": "--sources",
+        "--dataset": "--targets",
+    },
+    "fine-tuning": {
+        "--pre-dataset": "--source",
+    },
+    "analyze": {
+        "--model-folder": "--networks",
     },
     "pretrain": {
         "--data-dir": "--dataset",

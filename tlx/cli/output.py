@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -67,6 +69,11 @@ def say(*lines: object) -> None:
         raise OutputClosed(error) from error
 
 
+def say_json(content: object) -> None:
+    """Print a value as JSON."""
+    say(*json.dumps(content, indent=1, ensure_ascii=False).split("\n"))
+
+
 def complain(text: object) -> None:
     """Print lines to standard error, control characters escaped.
 
@@ -78,6 +85,16 @@ def complain(text: object) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that standard output is; None where it is a pipe or file.
+
+    Tables are cut to fit for people alone: programs get every character.
+    """
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
 
 
 def prepare() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..lab import outputs
 from ..lab.settings import FORMS
 from ..studies.checkpoints import redraw as checkpoints_redraw
 from ..studies.layer_metrics import redraw as layer_metrics_redraw
@@ -81,6 +82,7 @@ def command(
     Of a table: over the layers, over checkpoints, against a baseline. Of a study: all that its
     command drew.
     """
+    outputs.check_one(outputs.FOLDER, out, "--out")
     if _is_study(what):
         _redraw_studies(what, out, form, store)
         return

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TlxError, escape_control
-from ..lab.tasks import Event, Failed, Finished, Progress, Started, Waiting
+from ..errors import TlxError, counted, escape_control
+from ..lab.tasks import Event, Failed, Finished, Note, Progress, Started, Waiting
 from ..result import FINISHED, Result
 from .output import say
 
@@ -158,6 +158,9 @@ class TrialLines:
         if isinstance(event, Waiting):
             say(waiting(event))
             return
+        if isinstance(event, Note):
+            say(f"note: {event.text}")
+            return
         title = self._titles[event.key]
         if isinstance(event, Started):
             self._left.start(event.key)
@@ -183,7 +186,8 @@ class TrialLines:
             self._left.end(event.key)
             self._done += len(event.result)
             say(
-                f"{title}: {format_outcome(event.result)} ({self._done}/{self._trials} trials, "
+                f"{title}: {format_outcome(event.result)} "
+                f"({self._done}/{counted(self._trials, 'trial')}, "
                 f"{clock(self._left.seconds())} left)"
             )
         elif isinstance(event, Failed):
@@ -194,6 +198,11 @@ class TrialLines:
 
 def waiting(event: Waiting) -> str:
     """Return what the end of a study waits for, and how to leave it."""
+    if event.is_local:
+        return (
+            f"writing the last records to MLflow's database, up to {event.seconds:.0f} s; Ctrl-C "
+            f"leaves it to tlx sync"
+        )
     return (
         f"waiting for the tracking server, up to {event.seconds:.0f} s; Ctrl-C or --no-wait leaves "
         f"it to tlx sync"
@@ -214,9 +223,9 @@ def format_outcome(results: Mapping[str, Result | TlxError]) -> str:
         return ranked[0][1]
     value, words = ranked[0]
     return (
-        f"{len(ranked)} trials, best on validation ({value:.4f}): {words}"
+        f"{counted(len(ranked), 'trial')}, best on validation ({value:.4f}): {words}"
         if value >= 0
-        else (f"{len(ranked)} trials, best: {words}")
+        else (f"{counted(len(ranked), 'trial')}, best: {words}")
     )
 
 
@@ -247,9 +256,9 @@ def _words(result: Result | TlxError) -> str:
             f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.scores.items()
         )
     if "epochs" not in result.details and "classifier" not in result.spec:  # nothing was trained
-        return f"accuracy {_score(result):.4f} on {result.details['test_images']} images"
+        return f"accuracy {_score(result):.4f} on {counted(result.details['test_images'], 'image')}"
     name = "test" if "test_accuracy" in result.scores else "val"
-    how = result.spec.get("classifier") or f"after {result.details['epochs']} epochs"
+    how = result.spec.get("classifier") or f"after {counted(result.details['epochs'], 'epoch')}"
     return (
         f"{name} accuracy {_score(result):.4f} "
         f"{'with ' if 'classifier' in result.spec else ''}{how}"
@@ -270,6 +279,9 @@ class Bars:
         """Update the bars by an event."""
         if isinstance(event, Waiting):
             self._progress.console.print(escape_control(waiting(event)), markup=False)
+            return
+        if isinstance(event, Note):
+            self._progress.console.print(escape_control(f"note: {event.text}"), markup=False)
             return
         key = event.key
         if isinstance(event, Started):
@@ -321,6 +333,8 @@ class SearchLines:
             self._say(f"final test: {format_outcome(event.result)}")
         elif isinstance(event, Waiting):
             self._say(waiting(event))
+        elif isinstance(event, Note):
+            self._say(f"note: {event.text}")
         elif isinstance(event, Failed):
             message = "a worker is started again" if event.will_retry else "failed"
             self._say(f"{message}: {event.error}")
@@ -344,7 +358,9 @@ class SearchLines:
         mean = sum(scores) / len(scores)
         if tried["state"] != "complete":
             how = "given up" if tried["state"] == "pruned" else tried["state"]
-            return f"{how} at val accuracy {mean:.4f} of {len(scores)} splits with {title}"
+            return (
+                f"{how} at val accuracy {mean:.4f} of {counted(len(scores), 'split')} with {title}"
+            )
         costs = "".join(
             f", {cost:.3g} {unit}"
             for cost, unit in zip(

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..lab.settings import FORMS
+from ..lab import outputs
+from ..lab.settings import FORMS, expanded
 from .output import say
 
 TABLE = Annotated[
@@ -46,6 +47,7 @@ def command(table: TABLE = None, raw: RAW = False, out: OUT = None, form: FORM =
 
     if form not in FORMS:
         raise UnknownNameError("form", form, FORMS)
+    outputs.check_one(outputs.FOLDER, out, "--out")
     report = (
         parameter_distance_regression.published()
         if table is None
@@ -53,7 +55,7 @@ def command(table: TABLE = None, raw: RAW = False, out: OUT = None, form: FORM =
     )
     say(*regression_report.text(report, "raw" if raw else "z-scored").split("\n"))
     if out is not None:
-        files.make_folder(out)
+        out = files.make_folder(expanded(str(out)))
         files.write_text(out / "regression.csv", regression_report.csv(report))
         files.write_bytes(
             out / f"regression.{form}", parameter_distance_figures.observed_and_fitted(report, form)

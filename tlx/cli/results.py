@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..lab.settings import Settings
-from .output import say
+from .output import say, say_json, terminal_width
 
 STORE = Annotated[
     str,
@@ -30,13 +31,12 @@ HEADINGS = ("key", "study", "title", "trials", "when", "result")
 
 def ls(store: STORE = "", as_json: JSON = False) -> None:
     """List the studies of a store, the newest first: title, trials, when, result."""
-    from ..plots import tables
     from ..studies.listing import study_rows
 
     opened = _opened(store)
     rows = study_rows(opened)
     if as_json:
-        say(*json.dumps(rows, indent=1, ensure_ascii=False).split("\n"))
+        say_json(rows)
         return
     cells = [
         [
@@ -50,8 +50,32 @@ def ls(store: STORE = "", as_json: JSON = False) -> None:
         for row in rows
     ]
     if cells:
-        say(*tables.as_text(HEADINGS, cells).rstrip("\n").split("\n"))
-    say(f"{len(rows)} studies in {opened.root}")
+        say(*_fitted(cells, terminal_width()))
+    say(f"{counted(len(rows), 'study', 'studies')} in {opened.root}")
+
+
+def _fitted(cells: Sequence[Sequence[str]], width: int | None) -> list[str]:
+    """Return the lines of the table of studies; blocks of lines where it is wider than `width`.
+
+    A block has the short cells in its first line, then title and result, wrapped and indented.
+
+    width  in columns; None: there is no limit
+    """
+    from ..plots import tables
+
+    lines = tables.as_text(HEADINGS, cells).rstrip("\n").split("\n")
+    if width is None or max(map(len, lines)) <= width:
+        return lines
+    blocks = []
+    for key, study, title, trials, when, result in cells:
+        blocks += _wrapped("  ".join([key, study, f"{trials} trials", when]), width, "")
+        for text in (title, result):
+            blocks += _wrapped(text, width, "    ")
+    return blocks
+
+
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(text, max(20, width), initial_indent=indent, subsequent_indent=indent)
 
 
 def show(key: KEY, store: STORE = "", as_json: JSON = False, open_page: OPEN = False) -> None:
@@ -73,11 +97,11 @@ def show(key: KEY, store: STORE = "", as_json: JSON = False, open_page: OPEN = F
     if as_json:
         content: dict[str, Any] = {**row, "summary": summary, "figures": figures}
         content["page"] = None if page is None else str(page)
-        say(*json.dumps(content, indent=1, ensure_ascii=False).split("\n"))
+        say_json(content)
         return
     say(
         f"{row['study']}: {row['title']}",
-        f"{row['finished']} of {row['trials']} trials, {row['when']}, key {record}",
+        f"{row['finished']} of {counted(row['trials'], 'trial')}, {row['when']}, key {record}",
         "",
         *str(summary.get("note", "no summary yet: no trial has finished")).split("\n"),
         "",
@@ -85,7 +109,7 @@ def show(key: KEY, store: STORE = "", as_json: JSON = False, open_page: OPEN = F
         *([] if page is None else [f"page: {page}"]),
     )
     if others:
-        say(f"{len(others)} more studies: tlx ls lists them")
+        say(f"{counted(len(others), 'more study', 'more studies')}: tlx ls lists them")
 
 
 def _open(page: Path | None, record: str) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ..errors import counted
+from ..lab import outputs
 from ..lab.settings import Settings
 from .output import say
 
@@ -56,6 +58,7 @@ def draw(
 
     settings = Settings.with_settings({"data_root": data_root, "allow_outside": allow_outside})
     few = FewShotGrid.with_settings({"shots": shots})
+    outputs.check_one(outputs.FOLDER, out, "OUT")
     folder = located(dataset, settings, [])
     drawn = science.draw(
         folder,
@@ -70,8 +73,10 @@ def draw(
     for note in (*folder.notes, *drawn.notes):
         say(f"note: {note}")
     say(
-        f"{len(drawn.tables)} files in {out}: {len(drawn.classes)} classes, shots "
-        f"{', '.join(map(str, drawn.shots))}, val {len(drawn.val)}, test {len(drawn.test)} images"
+        f"{counted(len(drawn.tables), 'file')} in {out}: "
+        f"{counted(len(drawn.classes), 'class', 'classes')}, shots "
+        f"{', '.join(map(str, drawn.shots))}, val {len(drawn.val)}, "
+        f"test {counted(len(drawn.test), 'image')}"
     )
 
 

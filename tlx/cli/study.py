@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import TrialsFailedError, UntrackedError
 from ..lab.settings import Figures, Reporting, Settings
 from ..studies import Study, run_study
 from . import output
@@ -19,11 +19,16 @@ def command(study: type[Study]) -> Callable[..., None]:
     def run(*specs: Any) -> None:
         *own, settings, figures, reporting = specs
         session = Terminal(settings, figures, reporting)
-        with output.aside(reporting.json):
-            report = run_study(study(*own), session)
-        if reporting.json and report is not None:
-            content = report.to_json()
-            output.say(*json.dumps(content, indent=1, ensure_ascii=False).split("\n"))
+        report = None
+        try:
+            with output.aside(reporting.json):
+                report = run_study(study(*own), session)
+        except (TrialsFailedError, UntrackedError):
+            report = session.report  # what is finished is printed all the same
+            raise
+        finally:
+            if reporting.json and report is not None:
+                output.say_json(report.to_json())
 
     run.__doc__, run.__name__ = study.help, study.name
     function: Callable[..., None] = options(*study.specs, Settings, Figures, Reporting)(run)

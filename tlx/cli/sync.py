@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import counted
 from ..lab.settings import Settings
 from .options import options
 from .output import say
@@ -15,12 +16,15 @@ def command(settings: Settings) -> None:
 
     target = tracking_api.resolve(settings.mlflow_path)
     sent = tracking_api.sync(settings.store_folder(target.database), target)
-    say(f"{sent.sent} records sent, {sent.unsent} left; see them with: {target.to_open()}")
+    say(
+        f"{counted(sent.sent, 'record')} sent, {sent.unsent} "
+        f"left; see them with: {target.to_open()}"
+    )
     raise_all(sent.faults)
     if sent.unsent:
         why = f": {sent.problem}" if sent.problem else ""
         raise UntrackedError(
             "not-delivered",
-            f"{sent.unsent} records not delivered to {target.shown}{why}",
+            f"{counted(sent.unsent, 'record')} not delivered to {target.shown}{why}",
             remedy="is the server up? then run tlx sync again",
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import files
-from ..errors import BadDataError, MissingError, TlxError, UnsafeError, nearest, refusal
+from ..errors import BadDataError, MissingError, TlxError, UnsafeError, counted, nearest, refusal
 
 COLUMNS = ("path", "split", "filename", "label")
 PATH_BYTES, NAME_BYTES, LABEL_BYTES = 4096, 255, 255
@@ -236,7 +236,7 @@ def _width_fault(number: int, record: list[str], faults: CsvFaults) -> None:
                     remedy="save it with commas",
                 )
                 return
-    what = f"{len(record)} fields" if record else "an empty line"
+    what = f"{counted(len(record), 'field')}" if record else "an empty line"
     faults.add(
         "csv-fields",
         number,

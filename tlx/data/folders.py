@@ -5,7 +5,8 @@ in any case) that holds folders and no image of its own is a split. With at leas
 layout is root/<split>/<label>/<image> and other folders are left out, with a note; without,
 every folder is a label. Entries that begin with a dot, what operating systems and tools leave
 behind (see `litter`), files that are not images by their name, crops next to their original
-(`x_crop_3.jpg` next to `x.jpg`) and folders inside a label are left out too, and counted in a note.
+(`x_crop_3.jpg` next to `x.jpg`) and folders inside a label are left out too, and counted in a note;
+of images in such folders it says where they are, and how to move them.
 A link that leads out of the root is refused unless its target is allowed.
 """
 
@@ -13,9 +14,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +27,7 @@ from ..errors import (
     MissingError,
     ResourceError,
     TlxError,
+    counted,
     escape_control,
     nearest,
     raise_all,
@@ -128,6 +131,18 @@ class ImageFolder:
         return tuple(image for image in self.images if image.split.lower() in splits)
 
 
+class NestedFolder(NamedTuple):
+    """Folder with images inside the folder of a label: they are too deep, and left out.
+
+    shown   its path below the root
+    images  number of images in it, at any depth
+    """
+
+    folder: Path
+    shown: str
+    images: int
+
+
 @dataclass
 class _Walk:
     """State of a listing."""
@@ -137,6 +152,7 @@ class _Walk:
     notes: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     unread: dict[str, Counter[str]] = field(default_factory=dict)  # extension → label → files
+    nested: list[NestedFolder] = field(default_factory=list)
     litter: Counter[str] = field(
         default_factory=Counter
     )  # folder of a tool or system → images in it
@@ -213,6 +229,7 @@ class _Walk:
                 f"{sum(labels.values())} left out: {extension} images, a kind that is not read, of "
                 f"{quoted}"
             )
+        notes += _nested_notes(self.nested)
         held = {name: count for name, count in self.litter.items() if count}
         if held:
             notes.append(
@@ -329,7 +346,8 @@ def _list_labels(folder: Path, split: str, walk: _Walk) -> None:
     for label_folder in _folders(folder, walk):
         before = len(walk.images)
         _list_label(label_folder, split, walk)
-        if len(walk.images) == before:
+        is_too_deep = any(nested.folder.parent == label_folder for nested in walk.nested)
+        if len(walk.images) == before and not is_too_deep:
             walk.notes.append(f"{escape_control(label_folder)} holds no image")
 
 
@@ -344,8 +362,10 @@ def _list_label(folder: Path, split: str, walk: _Walk) -> None:
     for name, kind in names.items():
         stem, extension = os.path.splitext(name)
         crop = CROP.match(stem)
-        if kind != "file":
-            walk.left_out["folders inside a label, broken links or special files"] += 1
+        if kind == "folder":
+            _count_nested(folder / name, split, walk)
+        elif kind != "file":
+            walk.left_out["broken links or special files"] += 1
         elif extension.lower() in UNREAD:
             walk.unread.setdefault(extension, Counter())[folder.name] += 1
         elif not has_image_name(name):
@@ -354,6 +374,39 @@ def _list_label(folder: Path, split: str, walk: _Walk) -> None:
             walk.left_out["crops next to their image"] += 1
         else:
             walk.images.append(Image(split, folder.name, name))
+
+
+def _count_nested(folder: Path, split: str, walk: _Walk) -> None:
+    """Count the images of a folder inside a label: they are one level too deep, or more."""
+    count = 0
+    for _, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_litter(name)]
+        count += sum(has_image_name(name) and not is_litter(name) for name in names)
+    if count:
+        shown = "/".join(filter(None, [split, folder.parent.name, folder.name]))
+        walk.nested.append(NestedFolder(folder, shown, count))
+    else:
+        walk.left_out["folders inside a label, without images"] += 1
+
+
+def _nested_notes(nested: Sequence[NestedFolder]) -> list[str]:
+    """Return a note on images that are too deep: where, how many, what to type; [] of none."""
+    if not nested:
+        return []
+    ordered = sorted(nested, key=lambda row: os.fsencode(row.folder))
+    first = ordered[0].folder.absolute()
+    label = first.parent
+    shown = [f"{row.shown} ({row.images})" for row in ordered]
+    to_class = shlex.join(["mv", str(first), str(label.parent)])
+    to_label = f"mv {shlex.quote(str(first))}/* {shlex.quote(str(label))}"
+    return [
+        escape_control(
+            f"{counted(sum(row.images for row in nested), 'image')} left out, one level too deep: "
+            f"{counted(len(nested), 'folder')} inside a class folder: {_listed(shown)}. Expected "
+            f"root/<split>/<label>/<image> or root/<label>/<image>. To make a folder a class of "
+            f"its own: {to_class}; to add its images to class '{label.name}': {to_label}"
+        )
+    ]
 
 
 def has_image_name(name: str) -> bool:
@@ -426,6 +479,9 @@ def _no_images(root: Path, walk: _Walk) -> BadDataError:
     if flat:
         message = f"no image found in a class folder; {flat} images are in the folder itself"
         remedy = "move the images of each class into a folder that is named for the class"
+    elif walk.nested:
+        (message,) = _nested_notes(walk.nested)
+        message = f"no image found in a class folder; {message}"
     elif walk.unread:
         counts = {extension: sum(labels.values()) for extension, labels in walk.unread.items()}
         kinds = ", ".join(f"{count} {extension}" for extension, count in sorted(counts.items()))
@@ -488,7 +544,7 @@ def _unicode_twins(images: list[Image]) -> list[TlxError]:
     if not twins:
         return []
     text, labels = next(iter(twins.items()))
-    more = f", and {len(twins) - 1} more pairs like it" if len(twins) > 1 else ""
+    more = f", and {counted(len(twins) - 1, 'more pair')} like it" if len(twins) > 1 else ""
     written = " and ".join(
         f"'{label}' ({label.encode('utf-8', 'surrogateescape').hex()})" for label in sorted(labels)
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from .folders import Image, sorted_labels
 from .streams import seeded_permutation
 
@@ -52,7 +52,7 @@ def halves(
     if len(classes) < LEAST_CLASSES:
         raise UsageError(
             "halves",
-            f"{len(classes)} classes",
+            f"{counted(len(classes), 'class', 'classes')}",
             where=where,
             expected=f"at least {LEAST_CLASSES}, so that each half has two to distinguish",
             remedy="give a data set of more classes, or the source's weights: --model",

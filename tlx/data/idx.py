@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadDataError, TlxError, raise_all, refusal
+from ..errors import BadDataError, TlxError, counted, raise_all, refusal
 
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 PREFIXES = {"train": "train", "t10k": "test"}  # in the files' names → our split
@@ -54,7 +54,10 @@ def read_pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
     x, y = read(images, 3), read(labels, 1)
     if len(x) != len(y):
         raise BadDataError(
-            "idx-count", f"{len(y)} labels", where=labels, expected=f"{len(x)}, as in {images.name}"
+            "idx-count",
+            f"{counted(len(y), 'label')}",
+            where=labels,
+            expected=f"{len(x)}, as in {images.name}",
         )
     return x, y
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .. import files
-from ..errors import BadDataError, TlxError, raise_all
+from ..errors import BadDataError, TlxError, counted, raise_all
 from .decode import array, decode, in_channels
 from .safe_image import ImageLimits, changed
 from .sizing import CROPS, CropLayout, Sizing, layout, precomputed_layout, resized, views
@@ -42,6 +42,9 @@ class ImageSource(Protocol):
         Raises TlxError. Threads call it at once.
         """
 
+    def subset(self, images: Sequence[int]) -> ImageSource:
+        """Return a source of these images alone, numbered from 0."""
+
     def identity(self) -> dict[str, Any]:
         """Return what decides the pixels besides the digests, as plain JSON."""
 
@@ -66,6 +69,12 @@ class Originals:
         if decoded.digest != self.digests[image]:
             raise changed(self.paths[image])
         return views(decoded.image, self.sizing), decoded.notes
+
+    def subset(self, images: Sequence[int]) -> Originals:
+        """Return a source of these images alone, numbered from 0."""
+        paths = tuple(self.paths[image] for image in images)
+        digests = tuple(self.digests[image] for image in images)
+        return Originals(paths, digests, self.sizing, self.limits)
 
     def identity(self) -> dict[str, Any]:
         """Return the sizing."""
@@ -149,6 +158,12 @@ class Precomputed:
             self.sizing.channels,
         )
 
+    def subset(self, images: Sequence[int]) -> Precomputed:
+        """Return a source of these images alone, numbered from 0."""
+        crops = tuple(self.crops[image] for image in images)
+        digests = tuple(self.file_digests[image] for image in images)
+        return Precomputed(crops, digests, self.sizing, self.limits)
+
     def identity(self) -> dict[str, Any]:
         """Return the size: how the crops were cut is in their pixels."""
         return {"precomputed": {"size": self.sizing.size, "channels": self.sizing.channels}}
@@ -159,11 +174,11 @@ def incomplete(path: Path, ten: Sequence[Path]) -> TlxError | None:
     gone = [crop.name for crop in ten if not crop.exists()]
     if len(ten) == len(CROPS) and not gone:
         return None
-    message = f"{', '.join(gone)} not found" if gone else f"{len(ten)} crops"
+    message = f"{', '.join(gone)} not found" if gone else f"{counted(len(ten), 'crop')}"
     return BadDataError(
         "crops-missing",
         message,
         where=path,
-        expected=f"{len(CROPS)} crops",
+        expected=f"{counted(len(CROPS), 'crop')}",
         remedy="make them with: tlx crops",
     )

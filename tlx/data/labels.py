@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..errors import BadDataError, TlxError, escape_control
+from ..errors import BadDataError, TlxError, counted, escape_control
 from .csvs import SHOWN, Row
 
 Tables = Mapping[str, tuple[Row, ...]]
@@ -58,7 +58,8 @@ def _alike(classes: Iterable[str]) -> list[str]:
     for label in classes:
         groups.setdefault(_folded(label), []).append(label)
     return [
-        f"{len(group)} classes that look alike: " + ", ".join(_shown(label) for label in group)
+        f"{counted(len(group), 'class', 'classes')} "
+        "that look alike: " + ", ".join(_shown(label) for label in group)
         for group in groups.values()
         if len(group) > 1
     ]
@@ -86,7 +87,8 @@ def _odd_file_names(tables: Tables) -> list[str]:
         ]
         if odd:
             notes.append(
-                f"{name}: in {len(odd)} rows the path does not end in the file name, first in row "
+                f"{name}: in {counted(len(odd), 'row')} the path does "
+                "not end in the file name, first in row "
                 f"{odd[0]}"
             )
     return notes

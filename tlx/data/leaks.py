@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import BadDataError, MissingError, TlxError
+from ..errors import BadDataError, MissingError, TlxError, counted
 from .csvs import SHOWN, Row
 from .draws import Digests, sha256_of, train_name
 
@@ -198,7 +198,7 @@ def _content(
                     report.problems.append(error)
     for code, count in failed.items():
         if count > SHOWN:
-            what = f"{count} rows in all, the first {SHOWN} are named"
+            what = f"{counted(count, 'row')} in all, the first {SHOWN} are named"
             report.problems.append(BadDataError(code, what, where=splits.folder))
     return dict(zip(paths, digests(list(paths.values())), strict=True))
 
@@ -313,7 +313,8 @@ def _find_doubles(
         if twice:
             a, b = twice[0]
             report.notes.append(
-                f"{name}: {len(twice)} rows repeat an image's bytes, first rows {a} and {b}"
+                f"{name}: {counted(len(twice), 'row')} repeat an "
+                f"image's bytes, first rows {a} and {b}"
             )
         if torn:
             (a, b), where = torn[0], splits.folder / name

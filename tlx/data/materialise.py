@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from .. import files, locks
-from ..errors import IntegrityError
+from ..errors import IntegrityError, counted
 from .folders import ImageFolder, list_images
 from .litter import is_litter
 
@@ -116,7 +116,7 @@ def _check_listing(whole: Path, folder: ImageFolder) -> None:
         odd = sorted(listed ^ sealed)
         raise IntegrityError(
             "dataset-changed",
-            f"{len(odd)} files came or went since it was made, first {odd[0]}",
+            f"{counted(len(odd), 'file')} came or went since it was made, first {odd[0]}",
             where=whole,
             remedy="delete this folder; it is made again on the next use",
         )

@@ -7,6 +7,7 @@ are the same to the bit either way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ from . import shards
 from .image_views import ImageSource, Originals, Precomputed
 from .images import Progress, default_workers, digests, each, inspect, quiet
 from .safe_image import DEFAULT, ImageLimits
-from .sizing import CropLayout, Sizing
+from .sizing import CropLayout, Sizing, layout, precomputed_layout
 
 FORMAT = 1  # to be raised when the same files and sizing give other pixels
 # to be raised when arrays that are stored must be made again, though most hold what they would hold
@@ -56,9 +57,7 @@ def pixels(  # noqa: PLR0913 — settings of reading, all by name
                   that has just verified may do without
     """
     source = _source(paths, sizing, cache, precomputed, limits, progress)
-    count, shape = len(source.digests), source.layout.views
-    name = files.digest({"stored": STORED, "images": _identity(source, range(count))})
-    plan = shards.ShardPlan(Path(cache) / "pixels" / name, count, shape)
+    count, plan = len(source.digests), _plan(source, cache)
 
     def make(images: range) -> Iterator[shards.ShardedImages]:
         advance = (lambda done, of: progress(images.start + done, count)) if progress else None
@@ -77,6 +76,33 @@ def pixels(  # noqa: PLR0913 — settings of reading, all by name
         rows,
         rows.notes | ({"duplicates": duplicates} if duplicates else {}),
     )
+
+
+def _plan(source: ImageSource, cache: Path) -> shards.ShardPlan:
+    count = len(source.digests)
+    name = files.digest({"stored": STORED, "images": _identity(source, range(count))})
+    return shards.ShardPlan(Path(cache) / "pixels" / name, count, source.layout.views)
+
+
+def is_stored(
+    paths: Sequence[Path],
+    sizing: Sizing,
+    cache: Path,
+    *,
+    precomputed: Callable[[int], Sequence[Path]] | None = None,
+    limits: ImageLimits = DEFAULT,
+) -> bool:
+    """Return whether the rows of these images, in their order, are on disk already."""
+    return _plan(_source(paths, sizing, cache, precomputed, limits, None), cache).folder.is_dir()
+
+
+def stored_bytes(
+    count: int, sizing: Sizing, *, precomputed: bool = False, budget_bytes: int = BUDGET_BYTES
+) -> int:
+    """Return the bytes that `pixels` keeps on disk of so many images: none above the budget."""
+    kept = precomputed_layout(sizing) if precomputed and sizing.crops else layout(sizing)
+    size = count * math.prod(kept.views)
+    return size if size <= budget_bytes else 0
 
 
 def _source(
@@ -172,10 +198,41 @@ class Pixels:
         _check_numbers(images, len(self), "image")
         return Pixels(self._source, self._images[images], self._rows, self.notes)
 
+    def part(self, images: range) -> PixelPart:
+        """Return the rows of some images alone, by their numbers here: small to send elsewhere."""
+        numbers = self._images[images.start : images.stop]
+        return PixelPart(*self._rows.part(numbers), images.start, self.crops)
+
     def _split(self, rows: np.ndarray | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         rows = np.asarray(rows, dtype=np.int64).reshape(-1)
         _check_numbers(rows, len(self) * self.crops, "row")
         images, crops = np.divmod(rows, self.crops)
+        return self._images[images], crops
+
+
+class PixelPart:
+    """Rows of some images, by their numbers among the rows of all.
+
+    images  (m,) int64 — their numbers in `rows`; first: number of the first among all images
+    """
+
+    def __init__(self, rows: PixelRows, images: np.ndarray, first: int, crops: int):
+        self._rows, self._images, self._first, self.crops = rows, images, first, crops
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return uint8 (r, size, size, channels), a copy, of flat rows (r,) int."""
+        return self._rows.take(*self._split(rows))
+
+    def prefetch(self, rows: np.ndarray) -> None:
+        """Start decoding what the next `take` of these rows needs."""
+        if isinstance(self._rows, Streamed):
+            self._rows.begin(self._split(rows)[0])
+
+    def _split(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        images, crops = np.divmod(
+            np.asarray(rows, dtype=np.int64) - self._first * self.crops, self.crops
+        )
+        _check_numbers(images, len(self._images), "image")
         return self._images[images], crops
 
 
@@ -195,6 +252,9 @@ class PixelRows(Protocol):
     def take(self, images: np.ndarray, crops: np.ndarray) -> np.ndarray:
         """Return uint8 (r, size, size, channels), a copy."""
 
+    def part(self, images: np.ndarray) -> tuple[PixelRows, np.ndarray]:
+        """Return rows that have these images (m,) int64 at least, and their numbers there."""
+
 
 class Stored:
     """Rows cut from the array on disk."""
@@ -211,6 +271,10 @@ class Stored:
             self._layout.cut(self._found.arrays[shard[k]][place[k]], crops[k], out[k])
         return out
 
+    def part(self, images: np.ndarray) -> tuple[PixelRows, np.ndarray]:
+        """Return these rows: they go elsewhere as the names of their files."""
+        return self, images
+
 
 class Streamed:
     """Rows decoded on demand."""
@@ -225,6 +289,11 @@ class Streamed:
 
     def __reduce__(self) -> tuple[object, ...]:  # threads do not go to another process
         return Streamed, (self._source, self._sizing, self._workers)
+
+    def part(self, images: np.ndarray) -> tuple[PixelRows, np.ndarray]:
+        """Return rows of these images alone, which are renumbered."""
+        source = self._source.subset(images.tolist())
+        return Streamed(source, self._sizing, self._workers), np.arange(len(images))
 
     def begin(self, images: np.ndarray) -> None:
         """Decode these images in the background."""

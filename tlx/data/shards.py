@@ -161,12 +161,13 @@ def _drop_others(plan: ShardPlan, part: Path) -> None:
 
 def _check_space(plan: ShardPlan, part: Path) -> None:
     present = sum(path.stat().st_size for path in part.glob("*.npy"))
-    need = plan.count * plan.image_bytes - present + SPARE_BYTES
+    need = plan.count * plan.image_bytes - present
     free = files.free_bytes(part)
-    if need > free:
+    if need + SPARE_BYTES > free:
         raise ResourceError(
             "disk-space",
-            f"the decoded images need {need:,} bytes, {free:,} are free",
+            f"the decoded images need {need:,} bytes and {SPARE_BYTES:,} are to be left, "
+            f"{free:,} are free",
             where=plan.folder.parent,
             remedy="free some space, choose another cache folder, or lower the "
             "budget so that they are streamed",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import files
-from ..errors import BadDataError, TlxError, UnsafeError, raise_all, refusal
+from ..errors import BadDataError, TlxError, UnsafeError, counted, raise_all, refusal
 from . import idx, materialise
 from .catalogue import DATASETS
 from .folders import ImageFolder
@@ -281,7 +281,7 @@ def _frames(split: str, data: Path, labels: Path) -> Pool:
     if len(odd):
         raise BadDataError(
             "npy-label",
-            f"label {y[odd[0]]} at {odd[0]} and {len(odd) - 1} others",
+            f"label {y[odd[0]]} at {odd[0]} and {counted(len(odd) - 1, 'other')}",
             where=labels,
             expected="0 forward, 1 left, 2 right",
         )

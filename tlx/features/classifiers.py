@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..errors import BadDataError, ResourceError, TlxError
+from ..errors import BadDataError, ResourceError, TlxError, counted
 from ..spec import Spec, format_spec, parse_spec, setting
 
 if TYPE_CHECKING:
@@ -436,7 +436,7 @@ def _neighbours(k: int, rows: int) -> TlxError | None:
         if k <= rows
         else BadDataError(
             "too-few-neighbours",
-            f"{k} neighbours asked of {rows} training rows",
+            f"{counted(k, 'neighbour')} asked of {rows} training rows",
             expected=f"k at most {rows}",
             remedy="lower k, or use more shots or crops",
         )

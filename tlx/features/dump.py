@@ -5,13 +5,11 @@ Row = image · crops + crop, in the order of the images. See shelf.py for the fo
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,12 +23,29 @@ from ..errors import (
     UnknownNameError,
     UnsafeError,
     UsageError,
+    counted,
 )
 from ..models import activations
 from ..models.network import Network
-from .shelf import FORMAT, HEADER, IMAGES, DumpDirectory, check_size, file_name
+from . import image_names
+from .cuts import RowCuts
+from .image_names import ImageNames
+from .sharded import LayerArray, ManifestRow, Sharded
+from .shelf import (
+    FORMAT,
+    IMAGES,
+    SHARD,
+    SHARD_ROWS,
+    WHOLE,
+    DumpDirectory,
+    Holding,
+    check_once,
+    check_size,
+    file_name,
+)
 
 PRECISIONS = ("float32", "bfloat16")
+Described = TypeVar("Described")
 CHUNK_BYTES = 16 << 20  # of a layer, read at once while a matrix is put together
 
 
@@ -104,10 +119,9 @@ class Dump:
         )
         if not self.folder.is_dir():
             raise MissingError("dump", self.folder, made_by="tlx extract")
-        stack = contextlib.ExitStack()
-        stack.enter_context(self._shelf.using())
-        self.close = weakref.finalize(self, stack.close)
-        self.own_s, self._open = own_s, dict[str, np.ndarray]()
+        self._holding = Holding(self._shelf)
+        self.close = self._holding.close
+        self.own_s, self._open = own_s, dict[str, LayerArray]()
         try:
             self._read(layers, ids, labels, about)
         except BaseException:  # a kept error must not keep the dump from being removed
@@ -115,7 +129,9 @@ class Dump:
             raise
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopened, (self.folder, self.layers, self.ids, self.labels, self.about, self.own_s)
+        # many names are not sent along: they are with the dump
+        ids, labels = self._given if self._has_columns else (self.ids, self.labels)
+        return _reopened, (self.folder, self.layers, ids, labels, self.about, self.own_s)
 
     def __len__(self) -> int:
         return self.rows
@@ -131,7 +147,7 @@ class Dump:
 
         Each with its seconds, device, threads and versions.
         """
-        rows = (self._rows[file_name(layer)]["made"] for layer in self.layers)
+        rows = (self._files[layer][0][1]["made"] for layer in self.layers)
         return list({record["pass"]: record for record in rows}.values())
 
     @property
@@ -152,19 +168,22 @@ class Dump:
         names = set.intersection(*map(set, used)) if used else set()
         sums = {name: sum(record[name] for record in used) for name in names}
         sums["wall_s"] = self.own_s + self.inherited_s
-        sums["disk_bytes"] = sum(self._rows[file_name(layer)]["bytes"] for layer in self.layers)
+        sums["disk_bytes"] = sum(
+            row["bytes"] for layer in self.layers for _, row in self._files[layer]
+        )
         return {name: share * total for name, total in sums.items()}
 
     def row_labels(self) -> np.ndarray:
         """Return (n·c,) str, the label of every row."""
         return np.repeat(np.asarray(self.labels, dtype=np.str_), self.crops)
 
-    def array(self, layer: str) -> np.ndarray:
-        """Return (n·c, …) float32 or float16, a read-only map of the file."""
+    def array(self, layer: str) -> LayerArray:
+        """Return (n·c, …) float32 or float16: a read-only map of the file, or its shards."""
         if layer not in self._open:
             if layer not in self.layers:
                 raise UnknownNameError("layer of this dump", layer, self.layers)
-            self._open[layer] = self._mapped(layer)
+            is_whole = SHARD not in self._files[layer][0][1]
+            self._open[layer] = self._mapped(layer) if is_whole else self._sharded(layer)
         return self._open[layer]
 
     def take(self, layer: str, rows: np.ndarray | Sequence[int]) -> np.ndarray:
@@ -209,19 +228,51 @@ class Dump:
         self._rows = self._shelf.files()
         with self._shelf.remedied():
             self.header, self.layers = self._read_header(), self._known(layers)
-            for layer in self.layers:
-                check_size(self.folder / file_name(layer), self._rows[file_name(layer)])
+            self.images, self.crops = int(self.header["images"]), int(self.header["crops"])
+            self._cuts = RowCuts(self.rows, self.header.get(SHARD_ROWS, self.rows))
+            self._files = {layer: self._files_of(layer) for layer in self.layers}
         self.how = ExtractionConfig(**self.header["identity"]["how"])
-        self.images, self.crops = int(self.header["images"]), int(self.header["crops"])
-        self.ids, self.labels, self.about = tuple(ids), tuple(labels), dict(about or {})
+        self._given, self.about = (tuple(ids), tuple(labels)), dict(about or {})
+        self._kept: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        self._has_columns = False
         if not ids and not labels:
-            kept = self._description()
-            self.ids, self.labels = tuple(kept["ids"]), tuple(kept["labels"])
-            self.about = self.about or dict(kept.get("about") or self.header.get("about", {}))
+            self._read_names()
         self.inherited_s = max(0.0, sum(p["seconds"] for p in self.passes) - self.own_s)
 
-    def _description(self) -> dict[str, Any]:
-        """Return the last extraction's description of the images.
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Return the ids of the images; () if they are not known."""
+        return self._names()[0]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the labels of the images; () if they are not known."""
+        return self._names()[1]
+
+    def _names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        if any(self._given):
+            return self._given
+        if self._kept is None:
+            kept = self._described(self._read_columns)
+            self._kept = tuple(kept["ids"]), tuple(kept["labels"])
+        return self._kept
+
+    def _read_names(self) -> None:
+        """Read what the last extraction called the images; many names once they are asked for."""
+        kept = self._described(image_names.read_json)
+        self.about = self.about or kept["about"] or dict(self.header.get("about", {}))
+        self._has_columns = bool(kept["columns"])
+        if not self._has_columns:
+            self._kept = tuple(kept["ids"]), tuple(kept["labels"])
+
+    def _read_columns(self, path: Path) -> ImageNames:
+        rows = self._shelf.files()
+        for name in image_names.file_names(path):
+            files.check(self.folder / name, rows[name])
+        return image_names.read(path)
+
+    def _described(self, read: Callable[[Path], Described]) -> Described:
+        """Read of the last extraction's description of the images.
 
         Another process may be replacing it at this moment.
         """
@@ -230,12 +281,27 @@ class Dump:
             try:
                 with self._shelf.remedied():
                     files.check(path, self._shelf.files()[path.name])
-                result: dict[str, Any] = files.read_json(path, limit=1 << 30)
-                return result
+                return read(path)
             except (IntegrityError, KeyError, FileNotFoundError):
                 if turn == 2 or self._shelf.description() == path:
                     raise
         raise AssertionError
+
+    def _files_of(self, layer: str) -> list[tuple[str, dict[str, Any]]]:
+        """Return the files of a layer with their rows, in order, each of its size."""
+        rows = [(name, row) for name, row in self._rows.items() if row.get("layer") == layer]
+        rows.sort(key=lambda entry: entry[1].get(SHARD, 0))
+        for name, row in rows:
+            check_size(self.folder / name, row)
+        numbers = [row.get(SHARD) for _, row in rows]
+        if numbers not in ([None], list(range(self._cuts.count))):
+            gone = sorted(set(range(self._cuts.count)) - set(numbers))
+            raise IntegrityError(
+                "file-unlisted",
+                f"the manifest does not list {counted(len(gone), 'shard')} of '{layer}'",
+                where=self.folder / file_name(layer, gone[0] if gone else 0),
+            )
+        return rows
 
     def _read_header(self) -> dict[str, Any]:
         if not self._rows:
@@ -245,13 +311,14 @@ class Dump:
                 where=self.folder,
                 remedy="run the command that makes it again; it continues",
             )
-        for name in (HEADER, IMAGES):
+        path = self._shelf.header()
+        for name in (path.name, IMAGES):
             if name not in self._rows:
                 raise IntegrityError(
                     "file-unlisted", f"the manifest does not list '{name}'", where=self.folder
                 )
             files.check(self.folder / name, self._rows[name])
-        header = files.read_json(self.folder / HEADER)
+        header = files.read_json(path)
         if header["format"] > FORMAT:
             raise BadDataError(
                 "newer-format",
@@ -271,10 +338,19 @@ class Dump:
                 )
         return tuple(present if layers is None else layers)
 
+    def _sharded(self, layer: str) -> Sharded:
+        rows: list[tuple[str, ManifestRow]] = [
+            (name, {"bytes": row["bytes"], "sha256": row["sha256"]})
+            for name, row in self._files[layer]
+        ]
+        dtype = np.dtype(self.how.dtype)
+        return Sharded(self._shelf, rows, self._cuts, dtype, holding=self._holding)
+
     def _mapped(self, layer: str) -> np.ndarray:
-        path, row = self.folder / file_name(layer), self._rows[file_name(layer)]
+        name, row = self._files[layer][0]
+        path = self.folder / name
         with self._shelf.remedied():
-            _check_once(path, row)
+            check_once(path, row)
             try:
                 array = read_npy(path)
             except (BadDataError, UnsafeError) as error:
@@ -284,7 +360,7 @@ class Dump:
                     "array-shape",
                     f"{array.dtype} {array.shape}",
                     where=path,
-                    expected=f"{self.how.dtype} and {self.rows} rows",
+                    expected=f"{self.how.dtype} and {counted(self.rows, 'row')}",
                 )
         return np.asarray(array)  # a plain view of the map slices faster than the map
 
@@ -298,24 +374,6 @@ def _reopened(
     own_s: float,
 ) -> Dump:
     return Dump(folder, layers, ids=ids, labels=labels, about=about, own_s=own_s)
-
-
-_checked: set[tuple[Any, ...]] = set()  # files as this process found them whole
-
-
-def _check_once(path: Path, row: Mapping[str, object]) -> None:
-    state = path.stat()
-    seen = (
-        str(path),
-        state.st_ino,
-        state.st_size,
-        state.st_mtime_ns,
-        state.st_ctime_ns,
-        row["sha256"],
-    )
-    if seen not in _checked:
-        files.check(path, row)
-        _checked.add(seen)
 
 
 # ---------------------------------------------------------------- identity
@@ -335,7 +393,7 @@ def identity(network: Network, weights: str, images: str, how: ExtractionConfig)
     heads = tuple(f"{name}." for name in network.head_names)
     head = {name: value for name, value in inside.items() if name.startswith(heads)}
     return {
-        "format": FORMAT,
+        "format": WHOLE,  # whether it is cut into shards is no part of what a dump is
         "images": images,
         "how": asdict(how),
         "weights": tensors_digest(inside) if random else weights,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import BusyError, MissingError, TlxError, UsageError
+from ..errors import BusyError, MissingError, TlxError, UsageError, counted
+from . import image_names
 from .shelf import HEADER, DumpDirectory, check_size
 
 
@@ -21,6 +23,7 @@ class Entry:
                        off
     used               seconds since 1970, when it was last opened
     layers             layer → bytes, of those that are whole
+    shards             files of a layer at most; 1 where none is in shards
     images, crops      how many images, and crops of each; 0 where the header cannot be read
     about, how         what its maker called it; how it was taken
     damage             what is wrong with it, in words; "" if none is noticed without reading every
@@ -37,6 +40,7 @@ class Entry:
     about: Mapping[str, str]
     how: Mapping[str, Any]
     damage: str
+    shards: int = 1
 
 
 class Dumps:
@@ -62,7 +66,9 @@ class Dumps:
             raise MissingError(f"dump '{prefix}'", self.root)
         if len(keys) > 1:
             raise UsageError(
-                "ambiguous", f"'{prefix}' begins {len(keys)} keys", expected="more of its letters"
+                "ambiguous",
+                f"'{prefix}' begins {counted(len(keys), 'key')}",
+                expected="more of its letters",
             )
         return keys[0]
 
@@ -83,12 +89,16 @@ class Dumps:
             for name, row in rows.items():
                 check_size(shelf.folder / name, row)
             if (shelf.folder / HEADER).exists():
-                header = files.read_json(shelf.folder / HEADER)
-                described = files.read_json(shelf.description(), limit=1 << 30)
-                header["about"] = described.get("about") or header.get("about", {})
+                header = files.read_json(shelf.header())
+                described = image_names.read_json(shelf.description())
+                header["about"] = described["about"] or header.get("about", {})
         except TlxError as error:
             damage = f"{error.where}: {error.what}"
-        layers = {row["layer"]: row["bytes"] for row in rows.values() if "layer" in row}
+        layers, shards = Counter[str](), Counter[str]()
+        for row in rows.values():
+            if "layer" in row:
+                layers[row["layer"]] += row["bytes"]
+                shards[row["layer"]] += 1
         folder, unfinished = _bytes(shelf.folder), sum(map(_bytes, shelf.parts()))
         return Entry(
             key,
@@ -101,6 +111,7 @@ class Dumps:
             header.get("about", {}),
             header.get("identity", {}).get("how", {}),
             damage,
+            max(shards.values(), default=1),
         )
 
     def verify(self, key: str) -> None:

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import BadDataError
+from ..errors import BadDataError, counted
 from ..spec import Spec, setting
+from .sharded import LayerArray
 
-Features = np.ndarray | Sequence[np.ndarray]
+Features = LayerArray | Sequence[LayerArray]
 BLOCK_BYTES = 32 << 20  # of one block of rows in float64
 CUT_BYTES = 8 << 20  # the same of rows that are cut in float32: half of it stays in the cache
 
@@ -266,9 +267,9 @@ EMBEDDINGS: dict[str, type[Embedding]] = {"fne": FNE, "l2": L2, "standard": Stan
 # ---------------------------------------------------------------- reading in blocks
 
 
-def _layers(features: Features) -> list[np.ndarray]:
+def _layers(features: Features) -> list[LayerArray]:
     """Return one (r, dₗ) array per layer, none of them copied."""
-    layers = [features] if isinstance(features, np.ndarray) else list(features)
+    layers = [features] if isinstance(features, LayerArray) else list(features)
     if not layers or any(layer.ndim != 2 for layer in layers):
         raise BadDataError(
             "features-shape",
@@ -284,7 +285,7 @@ def _layers(features: Features) -> list[np.ndarray]:
     return layers
 
 
-def _same_widths(fitted: Sequence[int], layers: Sequence[np.ndarray]) -> None:
+def _same_widths(fitted: Sequence[int], layers: Sequence[LayerArray]) -> None:
     widths = tuple(layer.shape[1] for layer in layers)
     if widths != tuple(fitted):
         raise BadDataError(
@@ -294,17 +295,17 @@ def _same_widths(fitted: Sequence[int], layers: Sequence[np.ndarray]) -> None:
         )
 
 
-def _length(layers: Sequence[np.ndarray], rows: Any) -> int:
+def _length(layers: Sequence[LayerArray], rows: Any) -> int:
     return len(layers[0]) if rows is None else len(np.arange(len(layers[0]))[rows])
 
 
-def _is_float32(layers: Sequence[np.ndarray]) -> bool:
+def _is_float32(layers: Sequence[LayerArray]) -> bool:
     """Return whether float32 holds every feature exactly."""
     return all(layer.dtype in (np.float32, np.float16) for layer in layers)
 
 
 def _blocks(
-    layers: Sequence[np.ndarray],
+    layers: Sequence[LayerArray],
     rows: Any,
     dtype: type[np.floating[Any]] = np.float64,
 ) -> Iterator[tuple[slice, np.ndarray]]:
@@ -344,12 +345,12 @@ def _refuse_not_finite(block: np.ndarray, index: np.ndarray) -> None:
         raise BadDataError(
             "features-not-finite",
             f"{int((~finite).sum())} NaN or infinite values in {len(bad)} of "
-            f"{len(block)} rows, the first in row {index[bad[0]]}",
+            f"{counted(len(block), 'row')}, the first in row {index[bad[0]]}",
             remedy="a network that diverged, or float16 that overflowed: extract again in float32",
         )
 
 
-def _moments(layers: Sequence[np.ndarray], rows: object) -> Moments:
+def _moments(layers: Sequence[LayerArray], rows: object) -> Moments:
     """Compute mean and standard deviation in one pass over rows less the first of them.
 
     A constant feature has a deviation of exactly 0, a large mean costs no digits, and as (first −

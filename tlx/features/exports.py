@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import files
 from ..data.sources import read_npy
-from ..errors import BadDataError, MissingError, UsageError, raise_all
+from ..errors import BadDataError, MissingError, UsageError, counted, raise_all
 from .dump import Dump
 
 FEATURES, NAMES = "features.npy", "file_names.txt"
@@ -49,19 +49,25 @@ def write(dump: Dump, folder: Path, layers: Sequence[str] | None = None) -> None
             file.write(dump.matrix(layers, rows).data)
 
 
-def write_extracted(dump: Dump, path: Path, model: str) -> None:
-    """Write {model: {"layers": [(r, d) float32, …], "labels": (r,) int64}} by torch.save.
+def write_extracted(dumps: Mapping[str, Dump], path: Path) -> None:
+    """Write model → {"layers": [(r, d) float32, …], "labels": (r,) int64} by torch.save.
 
     The layers are in the order of the dump, each row flat; a label is its place among the sorted
     class names. Tensors, lists and names only: it is read with weights_only.
     """
     import torch
 
-    classes = sorted(set(dump.labels))
-    codes = np.array([classes.index(label) for label in dump.row_labels().tolist()], np.int64)
-    layers = [torch.from_numpy(np.array(dump.matrix([layer]), np.float32)) for layer in dump.layers]
+    models: dict[str, dict[str, object]] = {}
+    for model, dump in dumps.items():
+        classes = sorted(set(dump.labels))
+        codes = np.array([classes.index(label) for label in dump.row_labels().tolist()], np.int64)
+        matrices = [np.array(dump.matrix([layer]), np.float32) for layer in dump.layers]
+        models[model] = {
+            "layers": [torch.from_numpy(matrix) for matrix in matrices],
+            "labels": torch.from_numpy(codes),
+        }
     with files.atomic_write(Path(path)) as file:
-        torch.save({model: {"layers": layers, "labels": torch.from_numpy(codes)}}, file)
+        torch.save(models, file)
 
 
 def _row_names(dump: Dump) -> list[str]:
@@ -102,7 +108,9 @@ def read(folder: Path) -> FeatureFile:
         )
     elif len(names) != len(array):
         problems.append(
-            BadDataError("count", f"{len(names)} names for {len(array)} rows", where=names_path)
+            BadDataError(
+                "count", f"{len(names)} names for {counted(len(array), 'row')}", where=names_path
+            )
         )
     raise_all(problems)
     flat = np.asarray(array).reshape(len(array), -1)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn import config_context
 
-from ..errors import BadDataError, TlxError, raise_all
+from ..errors import BadDataError, TlxError, counted, raise_all
 from .classifiers import Classifier, format_classifier
 
 BLOCK_BYTES = 64 << 20  # of one block of rows
@@ -185,7 +185,7 @@ def check_rows(X: np.ndarray, width: int | None = None, *, where: object = "") -
     if len(bad):
         raise BadDataError(
             "features-not-finite",
-            f"NaN or infinity in {len(bad)} of {len(X)} rows, the first in row {bad[0]}",
+            f"NaN or infinity in {len(bad)} of {counted(len(X), 'row')}, the first in row {bad[0]}",
             where=where,
             remedy="extract again in float32, or see whether the network diverged",
         )

@@ -5,7 +5,7 @@ Each module computes what its scikit-learn estimator computes, in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..models import served
+from ..spec import parse_spec
 from .classifiers import CLASSIFIERS
-from .embedding import FNE, L2, FittedEmbedding, Standard
+from .embedding import EMBEDDINGS, FNE, L2, FittedEmbedding, Standard
 from .fitting import FittedClassifier
 
 
@@ -24,12 +25,8 @@ class EmbeddedRows(nn.Module):
 
     def __init__(self, embedded: FittedEmbedding):
         super().__init__()
-        if getattr(embedded.spec, "standardize", "train") == "per-set":
-            raise UsageError(
-                "export-embedding",
-                "with --standardize per-set an image is judged by the whole set it comes in",
-                expected="a trial with --standardize train, which judges each image alone",
-            )
+        if getattr(embedded.spec, "standardize", "train") == PER_SET:
+            raise _not_alone()
         self.embedding, self.widths = embedded.spec, list(embedded.widths)
         moments = embedded.moments
         if moments is not None:
@@ -111,18 +108,46 @@ GRAPHS: dict[str, Callable[[FittedClassifier], nn.Module]] = {
     "lda": linear,
     "ncm": nearest_mean,
 }
+TRAIN, PER_SET = "train", "per-set"  # whose statistics standardise rows
 NOT_SERVED = {"xgboost": "its trees are no arithmetic on arrays"}  # classifier → why
 
 
-def check(name: str) -> None:
-    """Raise UsageError for a classifier that cannot be part of a served model."""
+def check(spec: Mapping[str, object], others: Sequence[str] = (), remedy: str = "") -> None:
+    """Raise UsageError for a trial of feature extraction whose model cannot be served.
+
+    spec    its settings: classifier, embedding, standardize
+    others  classifiers that could be served in its place, for the message
+    remedy  what to type; default: to choose one of the others
+    """
+    name = str(spec.get("classifier", "")).partition(":")[0]
     if name in NOT_SERVED:
         raise UsageError(
             "export-classifier",
             f"a model with {name} cannot be exported: {NOT_SERVED[name]}",
-            expected=f"a trial with one of {', '.join(GRAPHS)}",
-            remedy="tlx export KEY --classifier linear-svc takes another trial of the study",
+            expected=f"one of {', '.join(others or GRAPHS)}",
+            remedy=remedy or f"choose another with --classifier {(*others, *GRAPHS)[0]}",
         )
+    if standardized_by(spec) == PER_SET:
+        raise _not_alone()
+
+
+def standardized_by(spec: Mapping[str, object]) -> str:
+    """Return whose statistics standardise the rows of a trial: of the training rows, or PER_SET."""
+    embedding: Any = parse_spec(EMBEDDINGS, str(spec.get("embedding", "fne")), "embedding")
+    if "standardize" not in embedding.settings():
+        return TRAIN
+    given = (spec.get("standardize"), embedding.standardize)
+    return PER_SET if PER_SET in given else TRAIN
+
+
+def _not_alone() -> UsageError:
+    return UsageError(
+        "export-embedding",
+        "with --standardize per-set an image is judged by the whole set it comes in, and such a "
+        "model cannot be exported",
+        expected="--standardize train, which judges each image alone",
+        remedy="run the study again with --standardize train",
+    )
 
 
 def name_of(fitted: FittedClassifier) -> str:
@@ -136,7 +161,7 @@ def scores_of(fitted: FittedClassifier, classes: int) -> nn.Module:
     Raises UsageError for one that is not served.
     """
     name = name_of(fitted)
-    check(name)
+    check({"classifier": name})
     if fitted.reads != "features":
         raise ValueError(f"{name} reads {fitted.reads}, and a graph has features only")
     head = GRAPHS[name](fitted)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .. import files
-from ..errors import BadDataError
+from ..errors import BadDataError, counted
 from .shelf import file_name
 
 JOURNAL = "journal"
@@ -44,7 +44,7 @@ def whole(folder: Path) -> dict[str, Any] | None:
 
 
 @dataclass
-class _Growing:
+class GrowingFile:
     """Growing .npy file whose header has its final number of rows."""
 
     path: Path
@@ -52,6 +52,19 @@ class _Growing:
     row_bytes: int
     fd: int
     sum: Any = field(default_factory=hashlib.sha256)
+
+    @classmethod
+    def opened(
+        cls, path: Path, shape: tuple[int, ...], dtype: np.dtype, flags: int = 0
+    ) -> GrowingFile:
+        """Open or create the file of an array of this shape."""
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            head, {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        )
+        fd = files.open_own(path, os.O_RDWR | os.O_CREAT | flags)
+        row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        return cls(path, head.getvalue(), row_bytes, fd)
 
     def size(self, rows: int) -> int:
         """Return its bytes when it has so many rows."""
@@ -63,6 +76,12 @@ class _Growing:
         with files.storage_errors(self.path):
             while view:
                 view = view[os.write(self.fd, view) :]
+
+    def add(self, array: np.ndarray, dtype: np.dtype) -> None:
+        """Append rows, and count them into the checksum."""
+        data = np.ascontiguousarray(array, dtype=dtype).data.cast("B")
+        self.write(data)
+        self.sum.update(data)
 
     def cut(self, rows: int) -> None:
         """Truncate or extend the file to so many rows."""
@@ -101,10 +120,11 @@ class DumpPart:
         self.journal = files.Journal(folder / JOURNAL)
         if not self.journal.records:
             self.journal.append({"t": "start", **start})
-        self._files: dict[str, _Growing] = {}
+        self._files: dict[str, GrowingFile] = {}
         try:
             for layer, shape in shapes.items():
-                self._files[layer] = self._opened(layer, (rows, *shape))
+                path = self.folder / file_name(layer)
+                self._files[layer] = GrowingFile.opened(path, (rows, *shape), self.dtype)
             self._continue()
         except BaseException:
             self.close()
@@ -121,11 +141,9 @@ class DumpPart:
         Raises BadDataError if it holds NaN or infinity.
         """
         for layer, array in arrays.items():
-            _check_finite(layer, array, self.rows)
+            check_finite(layer, array, self.rows)
         for layer, growing in self._files.items():
-            data = np.ascontiguousarray(arrays[layer], dtype=self.dtype).data.cast("B")
-            growing.write(data)
-            growing.sum.update(data)
+            growing.add(arrays[layer], self.dtype)
         self.rows += len(next(iter(arrays.values())))
         grown = (self.rows - self._marked) * sum(
             growing.row_bytes for growing in self._files.values()
@@ -165,7 +183,7 @@ class DumpPart:
     def finish(self, **about: object) -> dict[str, Any]:
         """Complete the part: return file → manifest row, with `about` and seconds in its "made"."""
         if self.rows != self.total:
-            raise ValueError(f"{self.rows} of {self.total} rows")
+            raise ValueError(f"{self.rows} of {counted(self.total, 'row')}")
         self.mark()
         origin = {"seconds": round(self.seconds, 3), "used": self.used, **about}
         rows = {
@@ -199,16 +217,6 @@ class DumpPart:
 
     # ------------------------------------------------------------ continued
 
-    def _opened(self, layer: str, shape: tuple[int, ...]) -> _Growing:
-        head = io.BytesIO()
-        np.lib.format.write_array_header_1_0(
-            head, {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
-        )
-        path = self.folder / file_name(layer)
-        fd = files.open_own(path, os.O_RDWR | os.O_CREAT)
-        row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * self.dtype.itemsize
-        return _Growing(path, head.getvalue(), row_bytes, fd)
-
     def _continue(self) -> None:
         """Go back to the last mark that every file agrees with, and truncate what follows."""
         marks: list[dict[str, Any]] = []
@@ -232,7 +240,7 @@ class DumpPart:
             growing.cut(self.rows)
 
     @staticmethod
-    def _sums(layer: str, growing: _Growing, marks: Sequence[Mapping[str, Any]]) -> list[Any]:
+    def _sums(layer: str, growing: GrowingFile, marks: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Return the running sums at the header's end and each mark that the file agrees with."""
         digests = [hashlib.sha256(growing.head)]
         if marks and os.read(growing.fd, len(growing.head)) != growing.head:
@@ -250,7 +258,8 @@ class DumpPart:
         return digests
 
 
-def _check_finite(layer: str, array: np.ndarray, first_row: int) -> None:
+def check_finite(layer: str, array: np.ndarray, first_row: int) -> None:
+    """Raise BadDataError, naming layer and row, unless every number of a batch is finite."""
     finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
     if not finite.all():
         bad = np.flatnonzero(~finite)
@@ -261,7 +270,7 @@ def _check_finite(layer: str, array: np.ndarray, first_row: int) -> None:
         )
         raise BadDataError(
             "features-not-finite",
-            f"{layer} gives NaN or infinity in {len(bad)} of {len(array)} rows, "
+            f"{layer} gives NaN or infinity in {len(bad)} of {counted(len(array), 'row')}, "
             f"first in row {first_row + int(bad[0])}",
             remedy=remedy,
         )

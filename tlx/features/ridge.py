@@ -90,12 +90,12 @@ class RidgePath:
             left_out: np.ndarray = self.targets - residual / own[:, None]
             return left_out
         out: np.ndarray = np.empty_like(residual)
-        for group in np.unique(groups):
-            rows = np.flatnonzero(groups == group)
+        for rows in _rows_of_groups(groups):
             part = self._basis[rows]
-            own = (part * share) @ part.T
+            across = part.transpose(0, 2, 1)
+            own = (part * share) @ across
             if not self._complete:
-                own += np.eye(len(rows)) - 1 / n - part @ part.T
+                own += np.eye(rows.shape[1]) - 1 / n - part @ across
             out[rows] = self.targets[rows] - np.linalg.solve(own, residual[rows])
         return out
 
@@ -114,6 +114,13 @@ class RidgePath:
         errors = [self.left_out_error(alpha, groups) for alpha in grid]
         least = [alpha for alpha, error in zip(grid, errors, strict=True) if error == min(errors)]
         return least[len(least) // 2], min(errors)
+
+
+def _rows_of_groups(groups: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of each group, (g, m), those of groups of one size m together."""
+    order = np.argsort(groups, kind="stable")
+    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    return [order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)]
 
 
 def mean_row(X: np.ndarray) -> np.ndarray:

@@ -196,6 +196,7 @@ class Meter:
             meter.peak_bytes = max(meter.peak_bytes, _peak_bytes())
         self._active.append(self)
         _reset_peak()
+        _Companions.gpus = 0
         cuda = _cuda()
         if cuda is not None:
             cuda.reset_peak_memory_stats()
@@ -282,10 +283,27 @@ def _unknown(unit: str, reason: str) -> Row:
 # ---------------------------------------------------------------- time and memory
 
 
+class _Companions:
+    """What processes have used that shared a trial with this one, since each began and in all."""
+
+    cpu_s, gpus = 0.0, 0
+
+
+def add_companion(cpu_s: float, gpus: int) -> None:
+    """Count what a process used that shared a trial with this one and has ended."""
+    _Companions.cpu_s += cpu_s
+    _Companions.gpus += gpus
+
+
+def own_usage() -> tuple[float, int]:
+    """Return what `add_companion` takes, of this process."""
+    return _cpu_s(), _gpus_held()
+
+
 def _cpu_s() -> float:
-    """Return CPU seconds of this process and of the children that it has waited for."""
+    """Return CPU seconds of this process, its children that have ended, and its companions."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in used)
+    return sum(u.ru_utime + u.ru_stime for u in used) + _Companions.cpu_s
 
 
 def _peak_bytes() -> int:
@@ -312,8 +330,12 @@ def _cuda() -> Any:
 
 
 def _gpus_held() -> int:
-    """Return how many GPUs this process has tensors on, or had in the running block."""
+    """Return how many GPUs this process has tensors on, or had in the running block.
+
+    Those of companions that have ended are counted with them.
+    """
     cuda = _cuda()
     if cuda is None:
         return 0
-    return sum(cuda.max_memory_allocated(i) > 0 for i in range(cuda.device_count()))
+    own = [i for i in range(cuda.device_count()) if cuda.max_memory_allocated(i) > 0]
+    return len(own) + _Companions.gpus

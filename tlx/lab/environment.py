@@ -42,6 +42,7 @@ CAPABILITIES = (
     "sve",
     "bf16",
 )
+CPU_VARIABLES = ("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA")  # hold kernels back
 CHECKOUT = Path(__file__).resolve().parents[2]
 GIT_S = 2.0  # seconds that git may take
 
@@ -56,7 +57,13 @@ def gather() -> dict[str, object]:
 
 @functools.cache
 def _fixed() -> dict[str, Any]:
-    return {"versions": versions(), "platform": platform.platform(), "cpu": cpu(), "git": commit()}
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "cpu": cpu(),
+        "cpu_kind": cpu_kind(),
+        "git": commit(),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -84,6 +91,18 @@ def cpu() -> dict[str, object]:
         "capabilities": [name for name in CAPABILITIES if name in flags],
         "cores": cores,
     }
+
+
+@functools.cache
+def cpu_kind() -> str:
+    """Return the kind of this machine's CPU: machines of one kind give the same bits.
+
+    Capabilities that kernels choose by, and the variables that hold them back.
+    """
+    capabilities = cpu()["capabilities"]
+    assert isinstance(capabilities, list)
+    held_back = [f"{name}={os.environ[name]}" for name in CPU_VARIABLES if name in os.environ]
+    return " ".join([*capabilities, *held_back]) or "plain"
 
 
 def commit(checkout: Path = CHECKOUT) -> dict[str, object] | None:

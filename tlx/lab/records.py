@@ -61,6 +61,7 @@ class StoredStudy(TypedDict, total=False):
     experiment: str
     title: str
     run_name: str
+    named: str  # run_name where it was given, else ""
     spec: Mapping[str, Any]
     trials: list[StoredTrial]
     inputs: list[DataInput]

@@ -17,6 +17,7 @@ from ..result import Result
 FORMAT = 2  # of result.json, study.json and the journal, and of keys; another one is refused
 FORMAT_AT_START = re.compile(rb'\s*\{\s*"format"\s*:\s*(\d+)\s*[,}]')
 RESULT, STUDY, PART = "result.json", "study.json", ".part"
+ATTEMPTS = "attempts"
 # a key becomes a folder's name: nothing that means something in a path
 KEY = re.compile(r"[0-9a-z][0-9a-z-]{0,79}")
 
@@ -35,18 +36,34 @@ def checked_key(key: str) -> str:
     return key
 
 
-def part_of(folder: Path) -> Path:
-    """Return the folder of a trial in progress."""
+def part_of(folder: Path, attempt: str = "") -> Path:
+    """Return the folder of a trial in progress, by the holder of its lock or by an attempt."""
+    if attempt:
+        return attempts_of(folder) / attempt
     return folder.with_name(folder.name + PART)
 
 
+def attempts_of(folder: Path) -> Path:
+    """Return the folder of the attempts at a trial.
+
+    Apart from the trials: to look for attempts must not cost a listing of all trials.
+    """
+    return folder.parent.parent / ATTEMPTS / folder.name
+
+
 def publish(part: Path, final: Path) -> bool:
-    """Rename a sealed folder to its final name, durably; return False if that name is taken."""
+    """Rename a sealed folder to its final name, durably; return False if that name is taken.
+
+    Also where another has given it that name already.
+    """
+    files.make_folder(final.parent)
     with files.storage_errors(final):
         try:
             os.rename(part, final)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                return False
+            if error.errno == errno.ENOENT and final.is_dir():
                 return False
             raise
         files.sync_folder(final.parent)

@@ -74,6 +74,21 @@ def graceful() -> Iterator[Callable[[], bool]]:
             _Request.number = 0
 
 
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Put the handlers of stop signals back that code inside the block replaces."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
 def in_worker() -> None:
     """Set a worker's signal handling: the driver decides, by SIGTERM.
 

@@ -6,6 +6,7 @@ A sealed folder never changes.
                                    checksummed
     <root>/trials/<key>.part/      in progress, by the holder of the lock; the next one
                                    continues it
+    <root>/attempts/<key>/<name>/  in progress by an attempt on a cluster, without a lock
     <root>/locks/<key>             the kernel's lock, freed when its holder dies
     <root>/studies/<key>/           study.json, with its own checksum; tables, figures and
                                     summary.json, whole and
@@ -25,26 +26,33 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from .. import __version__, files, locks
-from ..errors import BadDataError, BusyError, IntegrityError, TlxError
+from ..errors import BadDataError, BusyError, IntegrityError, ResourceError, Stopped, TlxError
 from ..result import Result
-from . import sealed
+from ..spec import Spec, kinds_of
+from . import attempts, environment, sealed
 from .records import StoredStudy
 from .sealed import FORMAT, KEY, RESULT, STUDY
 
 JOURNAL = "metrics.journal"
 LARGE = 4 << 20  # bytes; `find` checks larger files by size only, `file` in full
+SIGHT_S, SIGHT_POLL_S = 90.0, 0.5  # for a result of another machine to be seen
 PATIENCE_S = 1.0  # a killed holder's children may outlive it by a moment
 
 
 class Store:
-    """Run folders under `root`: the record of what has been done."""
+    """Run folders under `root`: the record of what has been done.
 
-    def __init__(self, root: Path | str):
+    attempt  name of the attempt that makes trials, without locks; None: that of this process, "":
+             locks
+    """
+
+    def __init__(self, root: Path | str, *, attempt: str | None = None):
         self.root = files.guard(Path(root))
+        self.attempt = attempts.current() if attempt is None else attempt
 
     # ------------------------------------------------------------ trials
 
@@ -113,12 +121,14 @@ class Store:
     def claim(self, key: str) -> Iterator[Draft]:
         """Hold the right to make `key` inside the block.
 
-        Raises Busy, naming the process, if another has it.
+        Raises Busy, naming the process, if another has it. An attempt always has it: others may
+        make the same, the first that commits wins.
 
         What an interrupted holder had sealed but not yet renamed is made whole here: ask `find`
         again inside.
         """
-        with self._locked(key) as lock:
+        with contextlib.ExitStack() as held:
+            lock = None if self.attempt else held.enter_context(self._locked(key))
             self._complete(key)
             draft = Draft(self, key, lock)
             try:
@@ -136,20 +146,50 @@ class Store:
             return result
         with self.claim(key) as draft:
             result = self.find(key)
-            return result if result is not None else draft.commit(make(draft))
+            if result is not None:
+                return result
+            try:
+                return draft.commit(make(draft))
+            except (OSError, TlxError) as error:
+                # another attempt has won, and removed the draft that this one was writing
+                result = None if draft.folder_exists() else self.find(key)
+                if result is None or isinstance(error, Stopped):
+                    raise
+                return result
 
     def remove(self, key: str) -> None:
         """Remove `key`: its complete folder and any part of it."""
         folder = self.folder(key)
         with self._locked(key):
-            for path in (folder, sealed.part_of(folder)):
+            for path in (folder, *attempts.parts(folder)):
                 if path.is_dir():
-                    # renamed first: never half a whole folder
-                    doomed = path.with_name(files.TEMPORARY + path.name)
-                    shutil.rmtree(doomed, ignore_errors=True)
-                    os.rename(path, doomed)
-                    files.sync_folder(path.parent)
-                    shutil.rmtree(doomed)
+                    attempts.remove(path)
+
+    def remove_finished_parts(self) -> None:
+        """Remove the drafts of trials that are complete: attempts that came second, or late."""
+        for folder in attempts.finished(self.root):
+            attempts.remove_parts(folder)
+
+    def wait_for(self, keys: Iterable[str], patience_s: float = SIGHT_S) -> None:
+        """Wait until results that another machine has written are seen here.
+
+        A network file system may show a new folder late. Raises ResourceError, naming the first
+        that is not seen.
+        """
+        end = time.monotonic() + patience_s
+        for key in keys:
+            while not self.folder(key).is_dir():
+                with contextlib.suppress(OSError):
+                    os.scandir(self.root / "trials").close()  # look again, not in a cache
+                if time.monotonic() > end:
+                    raise ResourceError(
+                        "unseen-result",
+                        f"finished on a node and not seen here after {patience_s:g} s",
+                        where=self.folder(key),
+                        remedy="does every node have the same --store? The same command collects "
+                        "what is done",
+                    )
+                time.sleep(SIGHT_POLL_S)
 
     @contextlib.contextmanager
     def _locked(self, key: str) -> Iterator[locks.Lock]:
@@ -168,16 +208,17 @@ class Store:
     def _complete(self, key: str) -> None:
         """Finish a commit that was interrupted between sealing and renaming."""
         folder = self.folder(key)
-        part = sealed.part_of(folder)
-        if folder.exists() or not (part / files.MANIFEST).exists():
-            return
-        try:
-            files.verify(part)
-            sealed.read_result(part, files.manifest(part), key)
-        except TlxError:
-            (part / files.MANIFEST).unlink()  # it is being made again
-        else:
-            sealed.publish(part, folder)
+        for part in attempts.parts(folder):
+            if folder.exists() or not (part / files.MANIFEST).exists():
+                continue
+            try:
+                files.verify(part)
+                sealed.read_result(part, files.manifest(part), key)
+            except (OSError, TlxError):
+                if part == sealed.part_of(folder, self.attempt):
+                    (part / files.MANIFEST).unlink()  # it is being made again
+            else:
+                sealed.publish(part, folder)
 
     # ------------------------------------------------------------ studies
 
@@ -295,21 +336,25 @@ class Draft:
     Files in it are the trial's own; `commit` completes it.
     """
 
-    def __init__(self, store: Store, key: str, lock: locks.Lock):
+    def __init__(self, store: Store, key: str, lock: locks.Lock | None):
         self.store, self.key, self.lock = store, key, lock
         self._journal: files.Journal | None = None
 
     @functools.cached_property
     def folder(self) -> Path:
-        """Return `<key>.part`, created on first use.
+        """Return `<key>.part`, or that of the attempt, created on first use.
 
         What an interrupted write left in it is removed.
         """
-        part = files.make_folder(sealed.part_of(self.store.folder(self.key)))
+        part = attempts.begin(self.store.folder(self.key), self.store.attempt, JOURNAL)
         for folder in (part, *(p for p in part.rglob("*") if p.is_dir())):
             if not folder.name.startswith(files.TEMPORARY):
                 files.remove_temporary(folder)
         return part
+
+    def folder_exists(self) -> bool:
+        """Return whether the folder is there: a process that committed first removes it."""
+        return sealed.part_of(self.store.folder(self.key), self.store.attempt).is_dir()
 
     @property
     def journal(self) -> files.Journal:
@@ -321,7 +366,13 @@ class Draft:
             self._journal = files.Journal(self.folder / JOURNAL)
             if not self._journal.records:
                 self._journal.append(
-                    {"t": "start", "ts": _now_ms(), "format": FORMAT, "tlx": __version__}
+                    {
+                        "t": "start",
+                        "ts": _now_ms(),
+                        "format": FORMAT,
+                        "tlx": __version__,
+                        "cpu": environment.cpu_kind(),
+                    }
                 )
             sealed.check_format(self._journal.records[0], self.folder)
         return self._journal
@@ -366,10 +417,12 @@ class Draft:
         with files.storage_errors(self.folder):
             sealed.sync_below(self.folder)
         files.seal(self.folder)
-        self.lock.confirm()
+        if self.lock is not None:
+            self.lock.confirm()
         final = self.store.folder(self.key)
         if not sealed.publish(self.folder, final):
             self._yield_to(final, result)
+        attempts.remove_parts(final)
         existing = self.store.find(self.key)
         assert existing is not None
         return existing
@@ -382,8 +435,12 @@ class Draft:
 
     def _yield_to(self, final: Path, result: Result) -> None:
         existing = self.store.find(self.key)
-        if existing is not None and reproducible_fields(existing) == reproducible_fields(result):
-            shutil.rmtree(self.folder)
+        if existing is not None and (
+            reproducible_fields(existing) == reproducible_fields(result)
+            or (self.store.attempt and _is_elsewhere(existing))
+            or not self.folder_exists()
+        ):
+            shutil.rmtree(self.folder, ignore_errors=True)
             return
         kept = next(
             p
@@ -401,16 +458,34 @@ class Draft:
         )
 
 
+def _is_elsewhere(result: Result) -> bool:
+    """Return whether a result comes from another kind of CPU, which gives other bits."""
+    return dict(result.environment or {}).get("cpu_kind", "") not in ("", environment.cpu_kind())
+
+
 def reproducible_fields(result: Result) -> dict[str, object]:
     """Return what must be equal in two results of one key.
 
-    All but what depends on the machine and the hour.
+    All but what depends on the machine and the hour, and settings of place: a path, a number of
+    processes.
     """
     plain = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
     scores = {
         name: value for name, value in result.scores.items() if not name.endswith(("_s", "_j"))
     }
-    return {**plain, "scores": scores, "cost": None, "environment": None}
+    spec = _without_places(result.spec)
+    return {**plain, "spec": spec, "scores": scores, "cost": None, "environment": None}
+
+
+def _without_places(spec: Mapping[str, object]) -> dict[str, object]:
+    """Return the fields of a spec that are part of its key; all of an unknown kind."""
+    kind = kinds_of(Spec).get(str(spec.get("kind")))
+    declared = {} if kind is None else kind.settings()
+    return {
+        name: value
+        for name, value in spec.items()
+        if name not in declared or declared[name].identity
+    }
 
 
 def _now_ms() -> int:

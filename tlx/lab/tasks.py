@@ -71,15 +71,24 @@ class Failed:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Event: all tasks have ended, and the tracking server is waited for.
+    """Event: all tasks have ended, and the last records are still being written.
 
-    It is waited for so many seconds at most.
+    seconds   they are waited for at most
+    is_local  whether they go to a database of this machine, not to a server
     """
 
     seconds: float
+    is_local: bool = False
 
 
-Event = Started | Progress | Finished | Failed | Waiting
+@dataclass(frozen=True)
+class Note:
+    """Event: something about the run as a whole that its user should know."""
+
+    text: str
+
+
+Event = Started | Progress | Finished | Failed | Waiting | Note
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,25 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Options of an engine that runs tasks on a cluster.
+
+    address     where the cluster is asked
+    gpus        share of a GPU of each task; None: 1 where the cluster has GPUs, else 0
+    silent_s    seconds after which a task that has started and says nothing is given up and asked
+                for again
+    mixed       take nodes of several kinds of CPU
+    folders     which every node must see as this process does
+    """
+
+    address: str = ""
+    gpus: float | None = None
+    silent_s: float = 60.0
+    mixed: bool = False
+    folders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Options of how an engine runs tasks.
 
@@ -103,7 +131,11 @@ class RunOptions:
     initialise  "package.module:function", called with the number of threads before the first task
                 of a process
     devices     a CUDA_VISIBLE_DEVICES for each worker, used in turn
+    processes   of a task: each has the threads of a task and its share of a GPU
     log_folder  where <key>.log is written when a task breaks
+    cluster     for an engine that runs tasks on a cluster
+    more_later  whether tasks of this kind are likely to be run again in a moment: the local engine
+                then keeps a process ready for them
     """
 
     timeout_s: float | None = None
@@ -111,7 +143,10 @@ class RunOptions:
     preload: tuple[str, ...] = ()
     initialise: str = ""
     devices: tuple[str, ...] = ()
+    processes: int = 1
     log_folder: Path | None = None
+    cluster: ClusterOptions = ClusterOptions()
+    more_later: bool = False
 
     def log(self, key: str) -> Path | None:
         """Return the log file of a task."""

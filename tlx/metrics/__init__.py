@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .blocks.over import over
     from .cka import cka, cka_matrix
     from .class_contrast import class_contrast, model_rdm
     from .comparison import compare_all, compare_rdms
@@ -64,6 +65,7 @@ SOURCES = {  # function → the module that has it
     "model_rdm": "class_contrast",
     "nearest_distances": "neighbours",
     "nearest_neighbours": "neighbours",
+    "over": "blocks.over",
     "parameter_distance": "parameter_distance.distance",
     "permutation_band": "transfer_performance",
     "rdm": "rsa",
@@ -95,6 +97,7 @@ __all__ = [
     "model_rdm",
     "nearest_distances",
     "nearest_neighbours",
+    "over",
     "parameter_distance",
     "permutation_band",
     "rdm",

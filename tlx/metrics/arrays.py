@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import BadDataError, MissingError
-from ..kernels.inputs import finite_bits, upper, widen
-from ..kernels.parallel import parallel_for
+from ..errors import BadDataError, MissingError, counted
+from ..features.sharded import LayerArray, Sharded
 
 TASK = 1 << 20  # numbers of one task
+SMALL = 1 << 17  # numbers that numpy looks at sooner than a compiled kernel is loaded
 ASYMMETRY = 1e-5  # of the largest dissimilarity: what float32 leaves between two triangles
 BITS = {
     "float32": (np.int32, np.int32(0x7F800000)),
@@ -30,14 +30,16 @@ def array(x: ArrayLike, *, where: object = "x") -> np.ndarray:
 
     A map stays a map; a torch CPU tensor shares its memory.
 
-    x       also the path of a .npy file, which is mapped
+    x       also the path of a .npy file, which is mapped; that of a dump is compared with its sum
     raises  BadDataError for what is no array of real numbers
     """
     if isinstance(x, (str, os.PathLike)):
         from ..data.sources import read_npy
+        from ..features.shelf import check_own
 
         if not Path(x).is_file():
             raise MissingError("file", x)
+        check_own(Path(x))
         x = read_npy(Path(x))
     if hasattr(x, "detach"):
         x = x.detach()
@@ -75,9 +77,19 @@ def matrix(x: ArrayLike, *, where: object = "x", least: int = 2) -> np.ndarray:
         )
     if len(values) < least:
         raise BadDataError(
-            "too-few-rows", f"{len(values)} rows", where=where, expected=f"at least {least}"
+            "too-few-rows",
+            f"{counted(len(values), 'row')}",
+            where=where,
+            expected=f"at least {least}",
         )
     return values.reshape(len(values), -1)
+
+
+def streamed(x: ArrayLike | Sharded, *, where: object = "x", least: int = 2) -> LayerArray:
+    """Return what `matrix` does, but a layer of a dump in shards as it is, its rows flattened."""
+    if isinstance(x, Sharded):
+        return x.reshape(len(x), -1)
+    return matrix(x, where=where, least=least)
 
 
 def rows(x: ArrayLike, *, where: object = "x", least: int = 2, finite: bool = True) -> np.ndarray:
@@ -114,6 +126,9 @@ def floating(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     if x.dtype != np.float16 or not x.flags.c_contiguous or not x.flags.aligned:
         np.copyto(out, x)
         return out
+    from ..kernels.inputs import widen
+    from ..kernels.parallel import parallel_for
+
     halves, numbers = x.reshape(-1).view(np.int16), out.reshape(-1)
     bits = numbers.view(np.int32)
 
@@ -159,10 +174,15 @@ def check_finite(x: np.ndarray, *, where: object = "x", first: int = 0) -> None:
 
 
 def _finite(x: np.ndarray) -> bool:
+    if x.size <= SMALL:
+        return bool(np.isfinite(x).all())
     x = x.T if x.flags.f_contiguous else x
     if not x.flags.c_contiguous:
         block = max(1, TASK // max(1, math.prod(x.shape[1:])))
         return all(np.isfinite(x[start : start + block]).all() for start in range(0, len(x), block))
+    from ..kernels.inputs import finite_bits
+    from ..kernels.parallel import parallel_for
+
     whole, exponent = BITS[x.dtype.name]
     bits = x.reshape(-1).view(whole)
     flags = np.ones(-(-bits.size // TASK), np.bool_)
@@ -192,7 +212,7 @@ def labels(labels: ArrayLike, n: int, *, where: object = "labels") -> tuple[np.n
     if values.shape != (n,):
         raise BadDataError(
             "labels-shape",
-            f"labels of shape {values.shape} for {n} rows",
+            f"labels of shape {values.shape} for {counted(n, 'row')}",
             where=where,
             expected=f"({n},), one for each row",
         )
@@ -272,6 +292,9 @@ def condensed(
             where=where,
             expected="(n, n), or the n(n − 1)/2 numbers above its diagonal",
         )
+    from ..kernels.inputs import upper
+    from ..kernels.parallel import parallel_for
+
     n, values = len(values), floating(values)
     check_finite(values, where=where)
     out = np.empty(n * (n - 1) // 2, values.dtype)

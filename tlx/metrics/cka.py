@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import BadDataError
+from ..errors import BadDataError, counted
 from ..kernels.dissimilarity import StandardisedRows
 from ..kernels.grams import gram, overlaps
 from ..kernels.parallel import parallel_for
@@ -91,7 +91,7 @@ def cka_matrix(
         if len(x) != len(prepared[0]):
             raise BadDataError(
                 "rows-differ",
-                f"{len(x)} rows",
+                f"{counted(len(x), 'row')}",
                 where=name,
                 expected=f"the {len(prepared[0])} of {names[0]}",
                 remedy="take the same images, in the same order, from every layer",
@@ -128,17 +128,22 @@ def cka_matrix(
 
 
 def _hsic(total: float, a: np.ndarray, b: np.ndarray, unbiased: bool) -> float:
+    return hsic(total, len(a), float(a @ b), float(a.sum() * b.sum()), unbiased)
+
+
+def hsic(total: float, n: int, overlap: float, traces: float, unbiased: bool) -> float:
     """Compute HSIC, up to a factor of n alone, from Σ_{i≠j} K_ij·L_ij and the diagonals.
 
-    K and L are centred Gram matrices.
+    K and L are centred Gram matrices of n rows.
+
+    overlap  Σ_i K_ii·L_ii;  traces  Σ_i K_ii · Σ_i L_ii
 
     Rows of centred data sum to 0, so that Σ_{j≠i} K_ij = −K_ii: equation 5 of Song needs the
     diagonals alone.
     """
-    n = len(a)
     if not unbiased:
-        return total + float(a @ b)
-    return total + float(a.sum() * b.sum()) / ((n - 1) * (n - 2)) - 2 / (n - 2) * float(a @ b)
+        return total + overlap
+    return total + traces / ((n - 1) * (n - 2)) - 2 / (n - 2) * overlap
 
 
 def _layer(x: np.ndarray, name: str, threads: int | None) -> _Layer:

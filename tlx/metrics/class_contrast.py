@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import BadDataError
+from ..errors import BadDataError, counted
 from ..kernels.pairs import contrast
 from ..kernels.parallel import parallel_for
 from . import arrays
@@ -44,17 +44,7 @@ def class_contrast(
     """
     pairs, n = arrays.condensed(rdm, finite=False)
     _, codes = arrays.labels(labels, n)
-    counts = np.bincount(codes)
-    inside = int((counts * (counts - 1) // 2).sum())
-    outside = len(pairs) - inside
-    if not inside or not outside:
-        what = f"{len(counts)} class{'es' if len(counts) > 1 else ''} among {n} rows"
-        raise BadDataError(
-            "no-contrast",
-            what,
-            where="labels",
-            expected="two or more classes, and one of them with two or more rows",
-        )
+    inside, outside = pair_counts(codes)
     parts = arrays.row_parts(n)
     sums = np.empty((len(parts), 2))
 
@@ -65,7 +55,31 @@ def class_contrast(
     parallel_for(len(parts), work, threads)
     if not np.isfinite(sums).all():
         arrays.check_finite(pairs, where="rdm")
-    within, between = (sums.sum(axis=0) / (inside, outside)).tolist()
+    return contrast_of(sums.sum(axis=0), inside, outside)
+
+
+def pair_counts(codes: np.ndarray) -> tuple[int, int]:
+    """Return how many pairs of rows are of one class, and of two: codes (n,) int64.
+
+    Raises BadDataError where there is none of either.
+    """
+    n, counts = len(codes), np.bincount(codes)
+    inside = int((counts * (counts - 1) // 2).sum())
+    outside = n * (n - 1) // 2 - inside
+    if not inside or not outside:
+        what = f"{len(counts)} class{'es' if len(counts) > 1 else ''} among {counted(n, 'row')}"
+        raise BadDataError(
+            "no-contrast",
+            what,
+            where="labels",
+            expected="two or more classes, and one of them with two or more rows",
+        )
+    return inside, outside
+
+
+def contrast_of(sums: np.ndarray, inside: int, outside: int) -> ClassContrast:
+    """Return the contrast: sums (2,) of dissimilarities, numbers of pairs within and between."""
+    within, between = (sums / (inside, outside)).tolist()
     return ClassContrast(within, between, abs(within - between), inside, outside)
 
 
@@ -78,7 +92,7 @@ def model_rdm(labels: ArrayLike) -> np.ndarray:
     _, codes = arrays.labels(labels, len(values) if values.ndim else 0)
     if len(codes) < 2:
         raise BadDataError(
-            "too-few-rows", f"{len(codes)} labels", where="labels", expected="at least 2"
+            "too-few-rows", f"{counted(len(codes), 'label')}", where="labels", expected="at least 2"
         )
     return np.concatenate([codes[i + 1 :] != codes[i] for i in range(len(codes) - 1)]).astype(
         np.float32

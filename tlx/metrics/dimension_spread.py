@@ -7,14 +7,14 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import bdtr
 
 from ..data.streams import seeded_permutation
-from ..errors import BadDataError, UsageError
+from ..errors import BadDataError, UsageError, counted
 from ..kernels.neighbours import nearest_alive
 from ..kernels.parallel import parallel_for
 from .intrinsic_dimension import LEAST, Dimension, estimator
@@ -78,14 +78,49 @@ def intrinsic_dimension_resampled(
             expected="at least 1, a fraction above 0 and at most 1, a seed not below 0",
         )
     how = estimator(method)
-    k = how.neighbours
-    rows = NeighbourRows(x, k, threads)
-    n = len(rows.values)
+    rows = NeighbourRows(x, how.neighbours, threads)
+    return resampled_dimension(rows, how, resamplings, fraction, seed, threads)
+
+
+class DimensionMethod(Protocol):
+    """Estimate of a dimension: a row of intrinsic_dimension.METHODS, with its settings."""
+
+    @property
+    def neighbours(self) -> int:
+        """Return the number of neighbours that the estimate needs."""
+
+    def estimate(self, distances: np.ndarray) -> Dimension:
+        """Estimate from distances (n, neighbours) float64, ascending."""
+
+
+class NeighbourSearch(Protocol):
+    """Search of nearest rows: NeighbourRows of one piece, BlockedNeighbours of blocks."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def nearest(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances (n, k) and indices (n, k) of the k nearest other rows of every row."""
+
+    def nearest_of(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same of some rows (m,)."""
+
+
+def resampled_dimension(
+    rows: NeighbourSearch,
+    how: DimensionMethod,
+    resamplings: int,
+    fraction: float,
+    seed: int,
+    threads: int | None = None,
+) -> Resampled:
+    """Estimate as `intrinsic_dimension_resampled` does, from a search of nearest rows."""
+    k, n = how.neighbours, len(rows)
     drawn = math.floor(fraction * n)
     if drawn < max(k + 1, LEAST):
         raise BadDataError(
             "too-few-rows",
-            f"{drawn} of {n} rows in each resampling",
+            f"{drawn} of {counted(n, 'row')} in each resampling",
             where="x",
             expected=f"at least {max(k + 1, LEAST)}",
         )
@@ -114,19 +149,19 @@ def intrinsic_dimension_resampled(
 
 
 def _among(
-    rows: NeighbourRows, lists: tuple[np.ndarray, np.ndarray], part: np.ndarray, k: int
+    rows: NeighbourSearch, lists: tuple[np.ndarray, np.ndarray], part: np.ndarray, k: int
 ) -> np.ndarray:
     """Return distances (m, k) of the rows of a part (m,) to the k nearest in it.
 
     They are taken from lists of the nearest of all rows.
     """
-    alive = np.zeros(len(rows.values), np.bool_)
+    alive = np.zeros(len(rows), np.bool_)
     alive[part] = True
     out, short = np.empty((len(part), k)), np.empty(len(part), np.bool_)
     nearest_alive(*lists, part, alive, out, short)
     at, kept = np.flatnonzero(short), lists[0].shape[1]
     while len(at):
-        kept = min(4 * kept, len(rows.values) - 1)
+        kept = min(4 * kept, len(rows) - 1)
         longer, again, short = (
             rows.nearest_of(part[at], kept),
             np.empty((len(at), k)),
@@ -187,7 +222,7 @@ def block_analysis(
     if n // max(counts) < least:
         raise BadDataError(
             "block-too-small",
-            f"{n} rows make {max(counts)} blocks of {n // max(counts)}",
+            f"{counted(n, 'row')} make {counted(max(counts), 'block')} of {n // max(counts)}",
             where="blocks",
             expected=f"at least {least} rows in each",
             remedy=f"ask for at most {n // least} blocks",
@@ -202,7 +237,7 @@ def block_analysis(
     )
 
 
-def _blocks(rows: NeighbourRows, count: int, seed: int, how: Any) -> np.ndarray:
+def _blocks(rows: NeighbourRows, count: int, seed: int, how: DimensionMethod) -> np.ndarray:
     n, estimates = len(rows.values), np.empty(count)
     shuffled = seeded_permutation(n, seed, "block analysis", count)
     for block in range(count):

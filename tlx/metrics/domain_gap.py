@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
 from ..data.streams import seeded_permutation
-from ..errors import BadDataError
+from ..errors import BadDataError, counted
 from ..spec import Spec, parse_spec, setting
 from . import arrays
 
@@ -224,7 +224,7 @@ def intra_class_variance(x: ArrayLike, labels: ArrayLike) -> ClassSpread:
     if not len(several):
         raise BadDataError(
             "too-few-rows",
-            f"{len(names)} classes of one row each",
+            f"{counted(len(names), 'class', 'classes')} of one row each",
             where="labels",
             expected="a class of at least two rows",
         )

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import betainc
 
-from ..errors import BadDataError, UsageError
+from ..errors import BadDataError, UsageError, counted
 from ..spec import Spec, parse_spec, setting
 from .neighbours import NeighbourRows
 
@@ -184,7 +184,7 @@ def log_ratios(distances: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
     """
     good, left_out = _telling(distances)
     if len(good) < LEAST:
-        raise _too_few(f"{len(good)} rows", **left_out)
+        raise _too_few(f"{counted(len(good), 'row')}", **left_out)
     return np.log(np.sort(good[:, 1] / good[:, 0])), left_out
 
 
@@ -199,7 +199,8 @@ def _telling(distances: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
 def _too_few(left: str, *, n: int, repeated: int, tied: int) -> BadDataError:
     return BadDataError(
         "no-dimension",
-        f"{left} left of {n} rows: {repeated} are equal to another row, {tied} have only "
+        f"{left} left of {counted(n, 'row')}: {repeated} are "
+        f"equal to another row, {tied} have only "
         "equally near neighbours",
         where="x",
         expected=f"at least {LEAST} rows, with different ratios",
@@ -263,7 +264,7 @@ def _gride(distances: np.ndarray, n2: int) -> tuple[float, float, float, int]:
     """
     good, left_out = _telling(distances)
     if len(good) < LEAST:
-        raise _too_few(f"{len(good)} rows at neighbours {n2 // 2} and {n2}", **left_out)
+        raise _too_few(f"{counted(len(good), 'row')} at neighbours {n2 // 2} and {n2}", **left_out)
     logs, n1 = np.log(good[:, 1] / good[:, 0]), n2 // 2
     more, many, total = n2 - n1 - 1, len(logs), logs.sum()
 
@@ -273,8 +274,8 @@ def _gride(distances: np.ndarray, n2: int) -> tuple[float, float, float, int]:
         )
         return result
 
-    counted = many - 1 + more * many
-    low, high = counted / ((n2 - 1) * total), counted / (n1 * total)
+    weight = many - 1 + more * many
+    low, high = weight / ((n2 - 1) * total), weight / (n1 * total)
     d = float(brentq(slope, low * (1 - 1e-9), high * (1 + 1e-9), xtol=1e-300, rtol=1e-14))
     curve = (many - 1) / d**2 + more * float(
         (logs**2 * np.exp(-d * logs) / np.expm1(-d * logs) ** 2).sum()

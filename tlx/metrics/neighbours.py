@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import BadDataError, UsageError
+from ..errors import BadDataError, UsageError, counted
 from ..kernels import neighbours
 from ..kernels.parallel import parallel_for
 from . import arrays
@@ -63,16 +63,20 @@ class NeighbourRows:
         given = arrays.rows(x, least=1, finite=False)
         if len(given) <= k:
             raise BadDataError(
-                "too-few-rows", f"{len(given)} rows", where="x", expected=f"more than k = {k}"
+                "too-few-rows",
+                f"{counted(len(given), 'row')}",
+                where="x",
+                expected=f"more than k = {k}",
             )
-        self.values, self.scale, self.threads = np.ascontiguousarray(given), 1.0, threads
-        largest = self._largest()
+        self.values, self.threads = np.ascontiguousarray(given), threads
+        largest = largest_magnitude(self.values, threads)
         if not np.isfinite(largest):
             arrays.check_finite(given)
-        exponent = int(np.frexp(largest)[1])
-        if largest and abs(exponent) > ORDINARY[given.dtype.name]:
-            self.scale = 2.0 ** -max(exponent, -1000)
-            self.values = np.multiply(self.values, self.scale, dtype=np.float64)
+        self.scale = scale_for(largest, self.values.dtype)
+        self.values = scaled(self.values, self.scale)
+
+    def __len__(self) -> int:
+        return len(self.values)
 
     def nearest(
         self, k: int, *, ties: bool = False, part: np.ndarray | None = None
@@ -92,18 +96,38 @@ class NeighbourRows:
         squares, indices = neighbours.exact(self.values, k, rows, np.full(len(rows), np.inf), 1)
         return np.sqrt(squares) / self.scale, indices
 
-    def _largest(self) -> float:
-        """Return the largest magnitude; infinity or NaN if there is any."""
-        whole = np.int32 if self.values.dtype == np.float32 else np.int64
-        bits = self.values.reshape(-1).view(
-            whole
-        )  # magnitudes are in the order of their bits, which vectors compare
-        largest = np.zeros(-(-bits.size // TASK), whole)
 
-        def work(task: int, thread: int) -> None:
-            largest[task] = neighbours.largest_magnitude(
-                bits[task * TASK : (task + 1) * TASK], np.iinfo(whole).max
-            )
+def largest_magnitude(values: np.ndarray, threads: int | None = None) -> float:
+    """Return the largest magnitude of (n, d) float32 or float64, C order.
 
-        parallel_for(len(largest), work, self.threads)
-        return float(largest.max(keepdims=True).view(self.values.dtype)[0])
+    Infinity or NaN if there is any.
+    """
+    whole = np.int32 if values.dtype == np.float32 else np.int64
+    bits = values.reshape(-1).view(
+        whole
+    )  # magnitudes are in the order of their bits, which vectors compare
+    largest = np.zeros(-(-bits.size // TASK), whole)
+
+    def work(task: int, thread: int) -> None:
+        largest[task] = neighbours.largest_magnitude(
+            bits[task * TASK : (task + 1) * TASK], np.iinfo(whole).max
+        )
+
+    parallel_for(len(largest), work, threads)
+    return float(largest.max(keepdims=True).view(values.dtype)[0])
+
+
+def scale_for(largest: float, dtype: np.dtype) -> float:
+    """Return a power of two by which squares of rows neither overflow nor underflow.
+
+    largest  their largest magnitude;  dtype  float32 or float64
+    """
+    exponent = int(np.frexp(largest)[1])
+    if not largest or abs(exponent) <= ORDINARY[dtype.name]:
+        return 1.0
+    return float(2.0 ** -max(exponent, -1000))
+
+
+def scaled(values: np.ndarray, scale: float) -> np.ndarray:
+    """Return rows times a scale, in float64; the same rows where it is 1."""
+    return values if scale == 1.0 else np.multiply(values, scale, dtype=np.float64)

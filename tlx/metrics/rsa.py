@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import files
 from ..data.sources import read_npy
-from ..errors import BadDataError, ResourceError, UnknownNameError, UsageError
+from ..errors import BadDataError, ResourceError, UnknownNameError, UsageError, counted
 from ..kernels.dissimilarity import ROOM, Formula, StandardisedRows, fill, unit
 from ..kernels.tile import BLOCK, SIDE
 from . import arrays
@@ -80,18 +80,18 @@ def rdm(
         DISSIMILARITIES[metric],
         (n * (n - 1) // 2 if condensed else n * n) * kind.itemsize,
     )
-    rows = _rows(x, chosen, threads)
+    rows = standardised_rows(x, chosen, threads)
     if out is not None:
         _reserve(need, files.free_bytes(Path(out)), Path(out))
         with files.atomic_write(Path(out)) as file:
             for odd in _to_disk(file, rows, chosen.formula, condensed, kind, threads):
-                _check(odd, x, kind)
+                check_in_range(odd, x, kind)
         return read_npy(Path(out))
     _reserve(need, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     answer = np.empty(need // kind.itemsize, kind)
     starts = _starts(n, condensed)
     everything = range(n)
-    _check(
+    check_in_range(
         fill(
             rows,
             chosen.formula,
@@ -111,22 +111,33 @@ def rdm(
     return answer.reshape(n, n)
 
 
-def _rows(x: np.ndarray, chosen: Dissimilarity, threads: int | None) -> StandardisedRows:
-    """Return x with what makes its rows comparable."""
+def standardised_rows(
+    x: np.ndarray,
+    chosen: Dissimilarity,
+    threads: int | None,
+    *,
+    first: int = 0,
+    centre: np.ndarray | None = None,
+) -> StandardisedRows:
+    """Return x (n, d) float32 or float64 with what makes its rows comparable.
+
+    first   number of the first row, for messages
+    centre  (d,) float64 — what float64 rows are centred by; None: the mean of a sample of x
+    """
     if not chosen.unit:
         if x.dtype == np.float32:
             return StandardisedRows(x)
-        with np.errstate(invalid="ignore", over="ignore"):
-            return StandardisedRows(
-                x, centre=x[:: max(1, len(x) // SAMPLE)].mean(axis=0)
-            )  # so that little is left to round
+        if centre is None:
+            with np.errstate(invalid="ignore", over="ignore"):
+                centre = x[sample_rows(len(x))].mean(axis=0)  # so that little is left to round
+        return StandardisedRows(x, centre=centre)
     mean, length = unit(x, chosen.centred, threads)
     extreme = np.flatnonzero(~(length < 1e150) | ((length > 0) & (length < 1e-150)))
     if len(extreme):
-        arrays.check_finite(x)
+        arrays.check_finite(x, first=first)
         raise BadDataError(
             "out-of-range",
-            f"row {extreme[0]} has a length of {length[extreme[0]]:.1g}",
+            f"row {first + extreme[0]} has a length of {length[extreme[0]]:.1g}",
             where="x",
             expected="numbers whose squares float64 holds",
             remedy="scale the rows",
@@ -134,10 +145,11 @@ def _rows(x: np.ndarray, chosen: Dissimilarity, threads: int | None) -> Standard
     still = np.flatnonzero(length == 0)
     if len(still):
         kind, name = ("constant", "correlation") if chosen.centred else ("zero", "cosine")
-        others = f", and {len(still) - 1} more rows are" if len(still) > 1 else ""
+        more = counted(len(still) - 1, "more row", "more rows")
+        others = f", and {more} too" if len(still) > 1 else ""
         raise BadDataError(
             f"{kind}-row",
-            f"row {still[0]} is {kind}{others}: it has no {name} with others",
+            f"row {first + still[0]} is {kind}{others}: it has no {name} with others",
             where="x",
             expected="rows that vary" if chosen.centred else "rows that are not all 0",
             remedy='leave these rows out, or take metric="euclidean"',
@@ -145,7 +157,13 @@ def _rows(x: np.ndarray, chosen: Dissimilarity, threads: int | None) -> Standard
     return StandardisedRows(x, mean, 1 / length)
 
 
-def _check(odd: int, x: np.ndarray, kind: np.dtype) -> None:
+def sample_rows(n: int) -> slice:
+    """Return the rows whose mean float64 rows are centred by."""
+    return slice(None, None, max(1, n // SAMPLE))
+
+
+def check_in_range(odd: int, x: np.ndarray, kind: np.dtype) -> None:
+    """Raise BadDataError where some dissimilarities of rows x are not finite."""
     if odd:
         arrays.check_finite(x)
         raise BadDataError(

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
-from ..errors import BadDataError, UnknownNameError
+from ..errors import BadDataError, UnknownNameError, counted
 from ..features.ridge import RidgePath
 from . import arrays
 from .comparison import compare_rdms
@@ -133,7 +133,7 @@ def feature_table(
                 "not-probabilities",
                 f"an array of shape {source.shape}, sums {sums.min():.3g} to {sums.max():.3g}",
                 where="source_probabilities",
-                expected=f"{len(rows)} rows that sum to 1",
+                expected=f"{counted(len(rows), 'row')} that sum to 1",
             )
     return FeatureTable(rows, codes, counts, source, seed)
 
@@ -151,14 +151,14 @@ def logme(table: FeatureTable) -> ScoreValue:
     squares = values**2
     n, d = table.rows.shape
     evidence = [
-        _log_evidence(left.T @ target, squares, float(target @ target), n, d)
+        log_evidence(left.T @ target, squares, float(target @ target), n, d)
         for target in table.members.T
     ]
     reason = "saturates: no more images than features" if n <= d else ""
     return ScoreValue(float(np.mean(evidence)), reason)
 
 
-def _log_evidence(turned: np.ndarray, squares: np.ndarray, norm: float, n: int, d: int) -> float:
+def log_evidence(turned: np.ndarray, squares: np.ndarray, norm: float, n: int, d: int) -> float:
     """Return the maximised log evidence per row.
 
     turned   (q,) the targets on the left singular vectors

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ..errors import BadDataError
+from ..errors import BadDataError, counted
 
 FEWEST_SOURCES = 5  # for a correlation
 RESAMPLINGS = 1000
@@ -78,7 +78,7 @@ def audit(
     if not accuracies or not all(math.isfinite(value) for value in accuracies.values()):
         raise BadDataError(
             "no-accuracies",
-            f"{len(accuracies)} sources",
+            f"{counted(len(accuracies), 'source')}",
             where="accuracies",
             expected="a finite accuracy for each of one or more sources",
         )

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 from ..errors import BadDataError
+from ..features.sharded import LayerArray, Sharded
 from .arrays import float_type, floating
 
 PIECE_BYTES = 16 << 20  # of one read
@@ -20,7 +21,7 @@ Parts = Generator[tuple[int, np.ndarray], None, None]
 
 
 def blocks(
-    x: np.ndarray, rows: int, *, read: bool | None = None
+    x: LayerArray, rows: int, *, read: bool | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Iterate over x as (number of the first row, rows).
 
@@ -35,11 +36,8 @@ def blocks(
     """
     if read is None:
         read = x.nbytes > psutil.virtual_memory().available // 2
-    source = backing_file(x) if read else None
     out = None
-    with contextlib.closing(
-        _touched(x, rows) if source is None else _read(*source, x, rows)
-    ) as parts:
+    with contextlib.closing(_parts(x, rows, read)) as parts:
         for start, part in parts:
             plain = (
                 part.flags.c_contiguous
@@ -49,6 +47,20 @@ def blocks(
             if out is None and not plain:
                 out = np.empty(part.shape, float_type(part.dtype))
             yield start, part if out is None else _copied(part, out[: len(part)])
+
+
+def _parts(x: LayerArray, rows: int, read: bool) -> Parts:
+    if isinstance(x, Sharded):
+        return _from_shards(x, rows, read)
+    source = backing_file(x) if read else None
+    return _touched(x, rows) if source is None else _read(*source, x, rows)
+
+
+def _from_shards(x: Sharded, rows: int, read: bool) -> Parts:
+    """Iterate over rows as they are cut here, not as the shards are."""
+    for start in range(0, len(x), rows):
+        stop = min(len(x), start + rows)
+        yield start, x.read(start, stop) if read else x[start:stop]
 
 
 def _copied(part: np.ndarray, out: np.ndarray) -> np.ndarray:

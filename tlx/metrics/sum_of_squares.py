@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import BadDataError
+from ..features.sharded import Sharded
 from ..kernels.parallel import ThreadTeam, default_threads
 from ..kernels.sums import STRIP, by_class, finish, gather_kernel
 from . import arrays
@@ -51,7 +52,7 @@ class SumOfSquares:
 
 
 def sum_of_squares(
-    x: ArrayLike,
+    x: ArrayLike | Sharded,
     labels: ArrayLike,
     *,
     means: bool = False,
@@ -72,7 +73,7 @@ def sum_of_squares(
     TSS is computed from sums about provisional centres and the mean of all, by no mean of a class:
     that SSW + SSB equals it is a check. Relative errors stay some 1e-15 at any offset of the rows.
     """
-    given = arrays.matrix(x, where=where, least=1)
+    given = arrays.streamed(x, where=where, least=1)
     names, codes = arrays.labels(labels, len(given))
     state = _State(len(names), given.shape[1], np.bincount(codes))
     rows = max(1, CHUNK_BYTES // (given.shape[1] * arrays.float_type(given.dtype).itemsize))

@@ -7,6 +7,7 @@ name there, any of timm as `timm:<name>`. The table is readable without importin
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from ..errors import (
     ResourceError,
     UnknownNameError,
     UsageError,
+    counted,
 )
 
 if TYPE_CHECKING:
@@ -125,6 +127,7 @@ BACKBONES: dict[str, BackboneRow] = {
     "vgg11": BackboneRow(title="VGG11", model="vgg11", top1=0.6902),
     "vgg13": BackboneRow(title="VGG13", model="vgg13", top1=0.69928),
     "vgg16": BackboneRow(title="VGG16", model="vgg16", top1=0.71592, head="mlp256"),
+    "vgg16-4096": BackboneRow(title="VGG16 with its own dense layers", model="vgg16", top1=0.71592),
     "vgg19": BackboneRow(title="VGG19", model="vgg19", top1=0.72376),
     "vgg11_bn": BackboneRow(title="VGG11-BN", model="vgg11_bn", top1=0.7037),
     "vgg13_bn": BackboneRow(title="VGG13-BN", model="vgg13_bn", top1=0.71586),
@@ -185,14 +188,14 @@ def name_of(row: BackboneRow) -> str:
     own = [
         name
         for name, known in BACKBONES.items()
-        if (known.family, known.model) == (row.family, row.model)
+        if (known.family, known.model, known.head) == (row.family, row.model, row.head)
     ]
     if own:
         return own[0]
     return TIMM + row.model if row.family == "timm" else row.model
 
 
-def load(
+def load(  # noqa: PLR0913 — which network, and by name which weights it gets
     name: str,
     *,
     weights: str | Path | None,
@@ -202,6 +205,7 @@ def load(
     source: str | None = None,
     input_size: int | None = None,
     sha256: str | None = None,
+    unused: Sequence[str] = (),
 ) -> Network:
     """Load the network `name` for `classes` classes, in evaluation mode.
 
@@ -218,6 +222,7 @@ def load(
                 interpolated
     sha256      what `digest` gave when a study was planned: IntegrityError if the weights are
                 others by now; "": not checked
+    unused      modules that nothing is taken from: a weight file may lack their tensors
     """
     from . import chopped, heads, network
     from .weights import promises
@@ -244,14 +249,18 @@ def load(
     if classes is None:
         classes = _outputs(row, path, promised) if path is not None else row.classes
     if classes < 1:
-        raise UsageError("classes", f"{classes} classes", expected="at least 1")
+        raise UsageError(
+            "classes", f"{counted(classes, 'class', 'classes')}", expected="at least 1"
+        )
     own_head = weights is None and head in ("linear", "keep")
-    net = network.build(row, classes if own_head or as_given else row.classes or classes, seed)
+    is_keras = path is not None and path.suffix in (".h5", ".hdf5")  # its head is not looked at
+    as_asked = own_head or as_given or (is_keras and head == "keep")
+    net = network.build(row, classes if as_asked else row.classes or classes, seed)
     names_of_head = network.head_of(net, row)
     match, notes, digest_read = None, [], RANDOM
     if path is not None:
         replaced = () if head == "keep" else heads.replaced(net, names_of_head, head)
-        row, match, weights_read = _fill(net, row, path, replaced, promised)
+        row, match, weights_read = _fill(net, row, path, (*replaced, *unused), promised)
         notes, digest_read = weights_read.notes, weights_read.sha256
     if not own_head:
         names_of_head = heads.HEADS[head](
@@ -260,7 +269,7 @@ def load(
     return network.Network(net, row, names_of_head, match=match, notes=notes, weights=digest_read)
 
 
-def meta_model(name: str) -> Network:
+def meta_model(name: str, head: str = "auto") -> Network:
     """Return the network of `name` without numbers, for its blocks, layers and sizes.
 
     Takes no memory and fetches nothing.
@@ -268,7 +277,7 @@ def meta_model(name: str) -> Network:
     from . import network
 
     with network.meta_device():
-        return load(name, weights=None, classes=max(1, lookup(name).classes), seed=0)
+        return load(name, weights=None, classes=max(1, lookup(name).classes), head=head, seed=0)
 
 
 def digest(name: str, weights: str | Path | None, source: str | None = None) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .. import files
-from ..errors import BadDataError, UsageError
+from ..errors import BadDataError, UsageError, counted
 from . import backbones, heads, layers
 from .activations import pooled
 from .blocks import DROPOUTS, Block
@@ -315,7 +315,10 @@ def backbone(
             remedy=f"type --architecture {of}",
         )
     chopped, names = read(path, input_size)
-    notes = [*chopped.notes, f"{path.name} is {what}, trained on {len(names)} classes"]
+    notes = [
+        *chopped.notes,
+        f"{path.name} is {what}, trained on {counted(len(names), 'class', 'classes')}",
+    ]
     head_names = chopped.head_names
     if classes is not None and (head != "keep" or classes != len(names)):
         head_names = heads.HEADS[head](chopped.net, head_names, classes, generator(seed, "head"))

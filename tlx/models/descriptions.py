@@ -77,20 +77,16 @@ LAYER_SETS = {
 }
 
 
-# of 'Transferability in DNN': input, what each stage gives, output as its networks give it
+VGG16_POOLS = tuple(f"features.{i}" for i in (4, 9, 16, 23, 30))
+VGG16_DENSE = ("classifier.1", "classifier.4", "classifier.6:relu")
+# of 'Transferability in DNN': input, what each stage gives, output as its networks give it; of
+# VGG19 (CIFAR-10) and VGG16-BN (SegNet's encoder) it measured no dense layer
 THESIS_LAYERS = {
     "mnist-cnn": ("input", "conv1", "relu1", "conv2", "relu2", "relu3", "fc2:log_softmax"),
-    "vgg16": (
-        "input",
-        "features.4",
-        "features.9",
-        "features.16",
-        "features.23",
-        "features.30",
-        "classifier.1",
-        "classifier.4",
-        "classifier.6:relu",
-    ),
+    "vgg16": ("input", *VGG16_POOLS, *VGG16_DENSE),
+    "vgg16-4096": ("input", *VGG16_POOLS, *VGG16_DENSE),
+    "vgg19": ("input", *(f"features.{i}" for i in (4, 9, 18, 27, 36))),
+    "vgg16_bn": ("input", *(f"features.{i}" for i in (6, 13, 23, 33, 43))),
 }
 
 

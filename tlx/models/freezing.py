@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import UnknownNameError, UsageError, raise_all
+from ..errors import UnknownNameError, UsageError, counted, raise_all
 from .recipe import BN_MODES
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _check_count(network: Network, n: int) -> None:
     if not 0 <= n <= len(network.blocks):
         raise UsageError(
             "out-of-range",
-            f"{n} blocks",
+            f"{counted(n, 'block')}",
             where="freeze",
             expected=f"0 to {len(network.blocks)}, the blocks of {network.row.title}",
         )

@@ -255,6 +255,19 @@ def blocks_with_rows(network: Network) -> tuple[int, ...]:
     return tuple(n for n, end in running.items() if _has_rows(_shape(calls, end, calls.count(end))))
 
 
+def after(network: Network, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the modules that first run after all of these layers have; names as of `resolve`."""
+    wanted = {module_of(name) for name in names}
+    inside = [
+        turn
+        for turn, module in enumerate(network.order)
+        if any(module == name or module.startswith(f"{name}.") for name in wanted)
+    ]
+    last = max(inside, default=-1)
+    leaves = {name for name, module in network.layers().items() if not list(module.children())}
+    return tuple(name for name in network.order[last + 1 :] if name in leaves)
+
+
 def module_of(name: str) -> str:
     """Return the module whose output a layer's name means."""
     return _parted(name)[0]

@@ -7,6 +7,7 @@ import torch
 from ..errors import UsageError
 from .blocks import run_on_shapes
 from .network import Network
+from .recipe import Recipe
 
 REFUSAL = "more than 1 value per channel"  # what batch norm says
 
@@ -40,6 +41,21 @@ def must_be_avoided(network: Network, rows: int, size: int) -> bool:
         where="--batch-size",
         expected="batches of two or more rows",
         remedy=remedy,
+    )
+
+
+def refuse_lone_parts(network: Network, recipe: Recipe) -> None:
+    """Raise UsageError where parts of one row cannot be trained on, as the network is frozen."""
+    if recipe.replicas < recipe.batch_size or recipe.replicas == 1 or _trains_on_one(network):
+        return
+    raise UsageError(
+        "part-of-one",
+        f"--replicas {recipe.replicas} cuts batches of {recipe.batch_size} into parts of one row, "
+        f"which the batch norm of {network.row.title} cannot train on at {network.input_size} "
+        "pixels",
+        where="--replicas",
+        expected="parts of two or more rows",
+        remedy=f"--batch-size {2 * recipe.replicas}, or more",
     )
 
 

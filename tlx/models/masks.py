@@ -64,6 +64,25 @@ def enforce(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
         weight = parameters[name]
         with torch.no_grad():
             weight.masked_fill_(~mask, 0.0)
-        weight.requires_grad_(True).register_hook(
-            lambda gradient, mask=mask: gradient * mask.to(gradient.device)
-        )
+        weight.requires_grad_(True).register_hook(GradientMask(mask))
+
+
+class GradientMask:
+    """Hook of a parameter that lets only the gradient of the weights pass that are kept."""
+
+    def __init__(self, mask: Tensor):
+        self.mask = mask
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        """Return the gradient, zero where the weight is pruned."""
+        return gradient * self.mask.to(gradient.device)
+
+
+def enforced(net: nn.Module) -> dict[str, Tensor]:
+    """Return the masks that `enforce` was given, name → bool."""
+    return {
+        name: hook.mask
+        for name, parameter in net.named_parameters()
+        for hook in (getattr(parameter, "_backward_hooks", None) or {}).values()
+        if isinstance(hook, GradientMask)
+    }

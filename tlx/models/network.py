@@ -93,6 +93,13 @@ class Network(nn.Module):
             self.hold.settle()
         return self
 
+    def normalise(self, values: Sequence[float]) -> None:
+        """Set mean and standard deviation of the input, the same for all channels; (): as it is."""
+        if not values:
+            return
+        mean, std = values
+        self.mean, self.std = (mean,) * self.channels, (std,) * self.channels
+
     @property
     def head(self) -> nn.Module:
         """Return the (first) module of the head."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from .. import files
-from ..errors import BadDataError, IntegrityError, MissingError, ResourceError
+from ..errors import BadDataError, IntegrityError, MissingError, ResourceError, counted
 from .weights.container import Weights
 
 PACKAGED = Path(__file__).resolve().parents[1] / "_data" / "weights"
@@ -67,9 +67,11 @@ def in_order(weights: Weights, net: torch.nn.Module) -> Weights:
     ]
     if wrong or len(own) != len(weights):
         first = f"; first: {wrong[0]}" if wrong else ""
-        raise BadDataError("weights-order", f"{len(weights)} tensors for {len(own)}{first}")
+        raise BadDataError(
+            "weights-order", f"{counted(len(weights), 'tensor')} for {len(own)}{first}"
+        )
     return weights.renamed(
-        {a: w for (a, _), (_, w) in pairs}, f"{len(pairs)} tensors taken in order"
+        {a: w for (a, _), (_, w) in pairs}, f"{counted(len(pairs), 'tensor')} taken in order"
     )
 
 

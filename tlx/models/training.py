@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import Stopped
 from ..spec import derive_seed
-from . import freezing, lone_rows, tuned_parts
+from . import freezing, lone_rows, masks, tuned_parts
 from .augments import augmented
 from .frozen_prefix import choice as prefix
 from .frozen_prefix.cache import arithmetic
 from .network import Network
 from .optimizers import OPTIMIZERS, clip_each, rate_factor
 from .recipe import Recipe
+from .replicas import PartedBatch, PartRows, Replicas, Team, team
 from .samples import Batches, BatchLoader, Samples
 from .stopping import STOPPING
 from .training_loop import (
@@ -34,6 +36,7 @@ from .training_loop import (
     TrainingLoop,
     finite_logits,
     load_into,
+    refuse_infinite,
     under,
 )
 from .tune_choices import Tune, TuneAll
@@ -58,6 +61,7 @@ class TrainingOutcome(LoopOutcome):
     trainable_parameters  that learnt in the last phase
     merged_values         validation values of the network after adapters were merged into it, whose
                           last bits are others than before; None: there were none
+    replicas      parts of every batch and how they were summed; None: batches were whole
     """
 
     best_epoch: int = -1
@@ -66,6 +70,7 @@ class TrainingOutcome(LoopOutcome):
     prefixes: list[prefix.CacheDecision] = field(
         default_factory=list
     )  # of the stages that this process has run
+    replicas: dict[str, object] | None = None
 
 
 UNREPORTED = TrainingContext()  # on the CPU, nothing saved
@@ -97,20 +102,77 @@ def fit(  # noqa: PLR0913 — what is trained on what, and by name how
             configurations)
     tune    what learns of the rest; None: all of it
     """
-    training = _Training(
-        network,
-        train,
-        val,
-        recipe,
-        seed=seed,
-        score=score,
-        frozen=frozen,
-        tune=tune,
-        place=place,
-    )
-    outcome = training.run()
+
+    def job() -> FollowerJob:
+        return FollowerJob(
+            *(network, train, recipe, seed, frozen, tune, masks.enforced(network)),
+            *(place.checkpoint, place.prefix_bytes, place.moments),
+        )
+
+    with team(recipe, place.device, place.recruit, job) as members:
+        training = _Training(
+            network,
+            train,
+            val,
+            recipe,
+            seed=seed,
+            score=score,
+            frozen=frozen,
+            tune=tune,
+            place=place,
+            members=members,
+        )
+        outcome = training.run()
     training.merge()
     return outcome
+
+
+@dataclass(frozen=True)
+class FollowerJob:
+    """What another process needs to share a training: as given to `fit`.
+
+    masks       of pruned weights: a network that is sent has no hooks
+    checkpoint  continued from if whole, never written
+    """
+
+    network: Network
+    train: Samples
+    recipe: Recipe
+    seed: int
+    frozen: int | Sequence[str] | None
+    tune: Tune | None
+    masks: dict[str, Tensor]
+    checkpoint: Path | None
+    prefix_bytes: int
+    moments: frozenset[int]
+
+
+def follow(job: FollowerJob, members: Team, device: str, stopping: Callable[[], bool]) -> None:
+    """Compute the parts of this process in every step of a training that another one leads.
+
+    It scores nothing and writes nothing; the values of each epoch come from the leader.
+    """
+    masks.enforce(job.network, job.masks)
+    held_out = replace(job.train, images=job.train.images[:1], labels=job.train.labels[:1])
+    training = _Training(
+        job.network,
+        job.train,
+        held_out,  # never scored
+        job.recipe,
+        seed=job.seed,
+        score=lambda logits, labels, crops: 0.0,
+        frozen=job.frozen,
+        tune=job.tune,
+        place=TrainingContext(
+            device,
+            job.checkpoint,
+            stopping=stopping,
+            prefix_bytes=job.prefix_bytes,
+            moments=job.moments,
+        ),
+        members=members,
+    )
+    training.run()
 
 
 def predict(
@@ -149,7 +211,7 @@ def _feed(
     )
 
 
-class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
+class _Training(TrainingLoop[TrainingOutcome, "tuple[Tensor, Tensor] | PartedBatch"]):
     """The state of one training between its epochs."""
 
     def __init__(  # noqa: PLR0913 — as `fit`
@@ -164,6 +226,7 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
         frozen: int | Sequence[str] | None,
         tune: Tune | None = None,
         place: TrainingContext,
+        members: Team | None = None,
     ):
         tune = TuneAll() if tune is None else tune
         super().__init__(TrainingOutcome(), recipe.epochs + tune.head_first, seed, place)
@@ -203,6 +266,11 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
         self.average = self._averaged()
         self.steps = -(-len(self.train_rows) // recipe.batch_size)
         self.best: dict[str, Tensor] = {}
+        self.replicas: Replicas | None = None
+        if members is not None:
+            lone_rows.refuse_lone_parts(network, recipe)
+            self.replicas = Replicas(recipe, members)
+            self.outcome.replicas = self.replicas.record()
 
     def _averaged(self) -> AveragedModel | None:
         if not self.recipe.ema:
@@ -247,12 +315,16 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
     def _rows(self) -> int:
         return len(self.train_rows)
 
-    def _batches(self, order: np.ndarray) -> Iterable[tuple[Tensor, Tensor]]:
+    def _batches(self, order: np.ndarray) -> Iterable[tuple[Tensor, Tensor] | PartedBatch]:
+        if self.replicas is not None:
+            return self.replicas.batches(self.train_rows, order, pairs=self.pairs)
         return self.train_rows.batches(self.recipe.batch_size, order, pairs=self.pairs)
 
     def _after_step(self, done: int) -> None:
         if done in self.place.moments:
             self.place.on_moment(done, self._scored())
+            if self.replicas is not None:
+                self.replicas.team.meet()  # the others must not wait for a step meanwhile
 
     def _train_values(self, order: np.ndarray) -> dict[str, float]:
         return {
@@ -261,7 +333,16 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
         }
 
     def _held_out_values(self) -> dict[str, float]:
-        return self._val_values(self._scored())
+        return self._val_values(self._scored()) if self._leads else {}
+
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        values = super()._epoch(epoch)
+        return values if self.replicas is None else self.replicas.team.agree(values)
+
+    @property
+    def _leads(self) -> bool:
+        """Return whether this is the process that scores, saves and reports."""
+        return self.replicas is None or self.replicas.team.rank == 0
 
     def _val_values(self, network: nn.Module) -> dict[str, float]:
         logits = _logits(network, self.val_rows, self.recipe, self.place)
@@ -282,6 +363,8 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
         if self.stage != int(not head_only):
             self.stage = int(not head_only)
             self._choose_rows((self.head_epochs if head_only else self.epochs) - epoch)
+        if self.replicas is not None:
+            self.replicas.enter(self.network)
 
     def _start_again(self) -> None:
         """Begin the second phase at the best weights of the first, as if it were a training."""
@@ -307,7 +390,7 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
             self.network,
             *self.feeds,
             prefix.CacheRequest(
-                batch_size=self.recipe.batch_size,
+                batch_size=self.recipe.batch_size // self.recipe.replicas,
                 score_batch=EVALUATION_BATCH,
                 epochs=epochs,
                 bfloat16=self.recipe.precision == "bfloat16",
@@ -323,10 +406,54 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
             self.outcome.prefixes.append(choice)
             self.place.on_choice(choice)
 
-    def _step(self, batch: tuple[Tensor, Tensor], epoch: int, step: int) -> None:
-        x, y = batch
-        if self.recipe.augment != "none":
-            x = augmented(x, self.recipe.augment, derive_seed(self.seed, "augment", epoch, step))
+    def _step(self, batch: tuple[Tensor, Tensor] | PartedBatch, epoch: int, step: int) -> None:
+        if isinstance(batch, PartedBatch):
+            self._set_rates(epoch, step)
+            size = batch.size
+            loss, correct = self._parted_step(batch, epoch, step)
+        else:
+            x, y = batch
+            if self.recipe.augment != "none":
+                seed = derive_seed(self.seed, "augment", epoch, step)
+                x = augmented(x, self.recipe.augment, seed)
+            self._set_rates(epoch, step)
+            size = len(y)
+            loss, correct = self._loss(x, y)
+            self._descend(loss, self._clip)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        self.loss_sum += loss.detach().double() * size
+        self.correct += correct
+
+    def _parted_step(self, batch: PartedBatch, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Take a step from the parts of a batch, each with random numbers of its own."""
+        assert self.replicas is not None
+
+        def part_loss(part: PartRows) -> tuple[Tensor, Tensor]:
+            x, y = self.train_rows.batch(part.rows)
+            stream = (epoch, step, part.number)
+            if self.recipe.augment != "none":
+                x = augmented(x, self.recipe.augment, derive_seed(self.seed, "augment", *stream))
+            torch.manual_seed(derive_seed(self.seed, "dropout", *stream))
+            return self._loss(x, y)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, correct = self.replicas.step(batch, part_loss)
+        refuse_infinite(loss)
+        self._clip()
+        self.optimizer.step()
+        return loss, correct.long()
+
+    def _loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of rows, and how many of them are classified correctly."""
+        logits = _forward(self.network, self.train_rows, x, self.recipe)
+        loss = nn.functional.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
+        return loss, (logits.detach().argmax(1) == y).sum()
+
+    def _clip(self) -> None:
+        clip_each(self.learning, self.recipe.clip_norm)
+
+    def _set_rates(self, epoch: int, step: int) -> None:
         epoch, epochs = self._phase(epoch)
         factor = rate_factor(
             self.recipe.schedule,
@@ -338,13 +465,6 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
         )
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        logits = _forward(self.network, self.train_rows, x, self.recipe)
-        loss = nn.functional.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
-        self._descend(loss, lambda: clip_each(self.learning, self.recipe.clip_norm))
-        if self.average is not None:
-            self.average.update_parameters(self.network)
-        self.loss_sum += loss.detach().double() * len(y)
-        self.correct += (logits.detach().argmax(1) == y).sum()
 
     def _scored(self) -> nn.Module:
         return self.network if self.average is None else self.average.module
@@ -356,6 +476,10 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
             raise Diverged
 
     # ------------------------------------------------------------ saved and continued
+
+    def _save(self) -> None:
+        if self._leads:
+            super()._save()
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {

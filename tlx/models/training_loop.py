@@ -1,4 +1,4 @@
-"""Loop of every training: epochs of shuffled steps, each epoch's end saved durably.
+"""Loop of every training: epochs of shuffled steps, the state saved durably between them.
 
 What is trained, a step and the values of an epoch belong to a subclass: fine-tuning (training.py)
 and QUANTA (quanta/training.py). Bit-repeatable on a CPU at a fixed thread count, also when killed
@@ -22,6 +22,7 @@ from ..errors import Stopped
 from ..spec import derive_seed
 from . import progress
 from .frozen_prefix import choice as prefix
+from .replicas import Recruit
 
 EVALUATION_BATCH = 256  # rows a forward pass; part of the arithmetic, so not an option
 
@@ -30,7 +31,7 @@ EVALUATION_BATCH = 256  # rows a forward pass; part of the arithmetic, so not an
 class TrainingContext:
     """Device, folder and callbacks of a fit; nothing here changes the result.
 
-    checkpoint    a file: continued from if whole, saved to every epoch
+    checkpoint    a file: continued from if whole; saved to after an epoch, as often as pays
     on_epoch      (epoch, values); restored epochs are reported again
     on_batch      (batches done, batches in the epoch)
     prefix_bytes  of what a frozen prefix gives, kept in memory or next to the checkpoint
@@ -38,6 +39,7 @@ class TrainingContext:
     shared        folder in which it is kept for the other trainings of a study, of scored rows
     usage, inherit  see `CacheRequest`
     moments       steps done (0: before the first) after which `on_moment` sees the network
+    recruit       starts the other processes of a training whose batches are cut; None: nothing can
     """
 
     device: str = "cpu"
@@ -52,6 +54,7 @@ class TrainingContext:
     inherit: Callable[[dict[str, float]], None] = lambda usage: None
     moments: frozenset[int] = frozenset()
     on_moment: Callable[[int, nn.Module], None] = lambda step, network: None
+    recruit: Recruit[Any] | None = None
 
 
 @dataclass
@@ -65,6 +68,8 @@ class LoopOutcome:
 class Diverged(Exception):  # noqa: N818 — an outcome of a training, recorded as such
     """Loss, weight or logit that is no longer a finite number."""
 
+
+SAVE_SHARE = 0.05  # of the time of a training, spent on saving its state
 
 OutcomeT = TypeVar("OutcomeT", bound=LoopOutcome)
 BatchT = TypeVar("BatchT")  # what one step is made from
@@ -81,6 +86,8 @@ class TrainingLoop(ABC, Generic[OutcomeT, BatchT]):
 
     def __init__(self, outcome: OutcomeT, epochs: int, seed: int, place: TrainingContext):
         self.outcome, self.epochs, self.seed, self.place = outcome, epochs, seed, place
+        self._next_save = 0.0  # when saving the state is worth its time again, see `_save`
+        self._is_saved = True  # as it is now
 
     # ------------------------------------------------------------ what differs
 
@@ -157,7 +164,10 @@ class TrainingLoop(ABC, Generic[OutcomeT, BatchT]):
                 self._after_epoch(values)
                 epoch = len(history) - 1
                 self.place.on_epoch(epoch, self._reported(epoch, values))
+                self._is_saved = False
                 self._save()
+            if not self._is_saved:
+                self._write_state()
         except Diverged:
             self.outcome.ended = "diverged"
             return self.outcome
@@ -187,9 +197,7 @@ class TrainingLoop(ABC, Generic[OutcomeT, BatchT]):
 
     def _descend(self, loss: Tensor, clip: Callable[[], None] = lambda: None) -> None:
         """Take a step of the optimizer; raise Diverged where the loss is not finite."""
-        # on a GPU looking at the loss would wait for it; the end of the epoch looks too
-        if not loss.is_cuda and not torch.isfinite(loss):
-            raise Diverged
+        refuse_infinite(loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         clip()
@@ -198,6 +206,19 @@ class TrainingLoop(ABC, Generic[OutcomeT, BatchT]):
     # ------------------------------------------------------------ saved and continued
 
     def _save(self) -> None:
+        """Save the state after an epoch, unless that would take too much of the time.
+
+        A training that is killed repeats what it did since, to the same bits.
+        """
+        started = time.perf_counter()
+        if started < self._next_save and not self.place.stopping():
+            return
+        self._write_state()
+        ended = time.perf_counter()
+        self._next_save = ended + (ended - started) / SAVE_SHARE
+
+    def _write_state(self) -> None:
+        self._is_saved = True
         if self.place.checkpoint is None:
             return
         tensors = self._tensors()
@@ -224,6 +245,15 @@ class TrainingLoop(ABC, Generic[OutcomeT, BatchT]):
         # what the journal has already, it leaves as it is
         for epoch, values in enumerate(self.outcome.history):
             self.place.on_epoch(epoch, self._reported(epoch, values))
+
+
+def refuse_infinite(loss: Tensor) -> None:
+    """Raise Diverged where a loss on the CPU is not finite.
+
+    On a GPU looking at the loss would wait for it; the end of the epoch looks too.
+    """
+    if not loss.is_cuda and not torch.isfinite(loss):
+        raise Diverged
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+from torch import nn
+
 from ..errors import UsageError
 from . import backbones, chopped, freezing
 from .network import Network
@@ -127,6 +129,37 @@ def transferred(  # noqa: PLR0913 — the same, all by name
         else fresh
     )
     return _assembled(given, fresh, copied, cut, classes, seed)
+
+
+def redraw(network: Network, architecture: str, count: int, seed: int) -> None:
+    """Draw the last `count` blocks below the head anew, as the architecture itself is initialised.
+
+    Raises UsageError for more blocks than there are, and where a block to be drawn is frozen.
+    """
+    if not count:
+        return
+    blocks = network.blocks
+    if count > len(blocks):
+        raise UsageError(
+            "out-of-range",
+            f"{count}",
+            where="--reinit-blocks",
+            expected=f"at most {len(blocks)}, the blocks of {network.row.title} below its head",
+        )
+    first = len(blocks) - count + 1
+    for number, block in enumerate(blocks[first - 1 :], first):
+        tensors = network.tensors(block).values()
+        if any(isinstance(t, nn.Parameter) and not t.requires_grad for t in tensors):
+            raise UsageError(
+                "conflict",
+                f"block {number} is to be drawn anew and frozen",
+                where="--reinit-blocks",
+                expected=f"at most {first - 1} frozen blocks beside {count} that are drawn anew",
+            )
+    fresh = backbones.load(
+        architecture, weights=None, classes=2, seed=seed, input_size=network.input_size
+    )
+    freezing.copy_blocks(network, fresh, first, len(blocks))
 
 
 def _of_chopped(

@@ -34,7 +34,7 @@ from matplotlib.typing import ColorType
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import escape_control
+from ..errors import counted, escape_control
 from . import fonts, statistics
 from .canvas import DPI, new_figure
 
@@ -205,7 +205,7 @@ def confusion_matrix(
     counts = np.asarray(counts)
     k = len(classes)
     if counts.shape != (k, k):
-        raise ValueError(f"{counts.shape} counts for {k} classes")
+        raise ValueError(f"{counts.shape} counts for {counted(k, 'class', 'classes')}")
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     names = tuple(_short(c) for c in classes)

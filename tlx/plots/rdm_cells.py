@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.colors import Normalize
 from numpy.typing import ArrayLike
 
+from ..errors import counted
+
 
 def checked(rdm: ArrayLike, codes: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return both as arrays.
@@ -18,7 +20,7 @@ def checked(rdm: ArrayLike, codes: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     n = len(codes)
     if rdm.shape not in ((n, n), (n * (n - 1) // 2,)):
         raise ValueError(
-            f"an RDM of shape {rdm.shape} for {n} rows: neither ({n}, {n}) nor "
+            f"an RDM of shape {rdm.shape} for {counted(n, 'row')}: neither ({n}, {n}) nor "
             f"({n * (n - 1) // 2},)"
         )
     return rdm, codes

@@ -5,25 +5,29 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..data import datasets
 from ..data.folders import TEST, TRAIN, VAL
+from ..data.pixels import Pixels
 from ..data.sizing import Sizing
-from ..errors import BadDataError, UnknownNameError, UsageError
+from ..errors import BadDataError, UnknownNameError, UsageError, counted
 from ..features.dump import Dump, ExtractionConfig
 from ..features.embedding import EMBEDDINGS
 from ..features.extract import ExtractionContext as ExtractionPlace
-from ..features.extract import extract
+from ..features.extract import ShardRunner, extract
 from ..lab import cost, energy, signals
 from ..lab.settings import Settings
 from ..models import backbones, descriptions, layers
+from ..models.layers import after
 from ..models.network import Network
 from ..spec import Spec, format_spec, parse_spec
 from .activations_spec import Extraction
 from .few_shot import FewShotTrial
 from .few_shot_inputs import PreflightResult, Progress, precomputed
 from .image_data import decoded_files, located
+from .summaries import command_line
 
 # ---------------------------------------------------------------- fine-tuning
 
@@ -32,8 +36,16 @@ from .image_data import decoded_files, located
 
 
 def whole_network(spec: FewShotTrial, layers: tuple[str, ...], description: str | None) -> Network:
-    """Return the network with its own head, as its weights came; check the requested layers."""
+    """Return the network with its own head, as its weights came; check the requested layers.
+
+    A weight file need not have what runs after the last of them, such as the dense layers behind an
+    encoder.
+    """
     row = backbones.lookup(spec.architecture)
+    unused: tuple[str, ...] = ()
+    if spec.model and (layers or description):
+        outline = backbones.meta_model(spec.architecture, head="keep")
+        unused = after(outline, layers_of(outline, layers, description))
     network = backbones.load(
         spec.architecture,
         weights=spec.start_from,
@@ -42,8 +54,16 @@ def whole_network(spec: FewShotTrial, layers: tuple[str, ...], description: str 
         head="linear" if spec.start_from is None else "keep",
         source=spec.weight_source,
         input_size=spec.input_size,
+        unused=unused,
     )
     layers_of(network, layers, description)
+    if unused and network.match is not None and network.match.absent:
+        absent = network.match.absent
+        note = (
+            f"{spec.model}: {len(absent)} tensors behind the last layer taken, first "
+            f"'{absent[0]}', are not in the file or of another shape; they are not needed"
+        )
+        network.notes = (*network.notes, note)
     return network
 
 
@@ -103,7 +123,8 @@ def extraction(
 ) -> Dump:
     """Return the activations of images of a data set, extracted or found.
 
-    What was done to weights and images is added to `notes`.
+    What was done to weights and images is added to `notes`. Shards are made by the engine of the
+    settings, on a cluster or by --workers processes of this machine; else by this process.
     """
     spec = spec.resolved
     notes = [] if notes is None else notes
@@ -125,13 +146,27 @@ def extraction(
         reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision
     )
     with signals.graceful() as stopping:
-        place = _dump_place(
-            preflight, settings, progress, stopping, labels=[image.label for image in chosen]
-        )
+        labels = [image.label for image in chosen]
+        # on a cluster the nodes have the device, and this machine need not
+        here = settings.replace(device="cpu") if settings.on_cluster else settings
+        place = _dump_place(preflight, here, progress, stopping, labels=labels)
+        runner = _by_engine(spec, network, held, settings, notes)
+        place = replace(place, run_shards=runner, note=notes.append)
         names = layers_of(network, spec.layers, spec.model_description)
         dump = extract(network, network.weights, held, names, place, how)
         signals.stop_if_asked()
     return dump
+
+
+def _by_engine(
+    spec: Extraction, network: Network, pixels: Pixels, settings: Settings, notes: list[str]
+) -> ShardRunner | None:
+    """Return what has shards made by other processes; None where this one makes them."""
+    from .shard_tasks import EngineShards
+
+    if not settings.on_cluster and not settings.workers:
+        return None
+    return EngineShards(spec, network.weights, pixels, settings, notes)
 
 
 def is_default(spec: Spec, name: str) -> bool:
@@ -172,7 +207,7 @@ def sampled(
     if (remainder and not at_most) or not each:
         raise UsageError(
             "out-of-range",
-            f"{samples} samples of {len(folder.classes)} classes",
+            f"{samples} samples of {counted(len(folder.classes), 'class', 'classes')}",
             where="--samples",
             expected=f"a multiple of {len(folder.classes)}: as many of each class",
         )
@@ -183,7 +218,7 @@ def sampled(
         f"'{label}' {len(members)}" for label, members in by_class.items() if len(members) < each
     ]
     if len(short) > 10:
-        short = [*short[:10], f"and {len(short) - 10} more classes"]
+        short = [*short[:10], f"and {counted(len(short) - 10, 'more class', 'more classes')}"]
     if short and at_most:
         message = f"fewer than {each} images of {', '.join(short)}: what there is of them is taken"
         if notes is not None and message not in notes:
@@ -216,6 +251,7 @@ def _dump_place(
 ) -> ExtractionPlace:
     assert preflight.network is not None
     assert preflight.folder is not None
+    device = settings.resolved_device()
     paths = [
         str(path.relative_to(preflight.folder.root))
         if path.is_relative_to(preflight.folder.root)
@@ -224,7 +260,7 @@ def _dump_place(
     ]
     return ExtractionPlace(
         dump_folder(settings),
-        settings.resolved_device(),
+        device,
         ids=paths,
         labels=labels,
         about={
@@ -234,7 +270,9 @@ def _dump_place(
         },
         progress=progress or (lambda done, of: None),
         stopping=stopping,
-        metered=functools.partial(metered, settings.resolved_device()),
+        metered=functools.partial(metered, device),
+        note=preflight.notes.append,
+        command=command_line(),
     )
 
 

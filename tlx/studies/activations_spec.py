@@ -74,6 +74,20 @@ class Extraction(FewShotTrial):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelFolder(Spec):
+    """Networks of an extraction, where they are several."""
+
+    kind: ClassVar[str] = "model-folder"
+
+    model_folder: str = setting(
+        "",
+        identity=False,
+        help="every weight file of a folder, one after the other; a number n or all, with "
+        "--trained-on: models/<trained-on>/models_<n> as the thesis has it",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExtractionOutput(Spec):
     """Output folder of exported activations."""
 
@@ -82,11 +96,13 @@ class ExtractionOutput(Spec):
     export: str = setting(
         "",
         identity=False,
+        writes="folder",
         help="also write features.npy and file_names.txt into this folder, the layers side by side",
     )
     extracted: str = setting(
         "",
         identity=False,
+        writes="file",
         help="also write the activations to this file of torch.save, as the thesis' "
-        "<target>_extracted.pt: model → layers and labels",
+        "<target>_extracted.pt: model file → layers and labels",
     )

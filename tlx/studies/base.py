@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
-from ..errors import LATE, BusyError, IntegrityError, TlxError, TrialsFailedError
+from ..errors import LATE, BusyError, IntegrityError, TlxError, TrialsFailedError, counted
 from ..lab.records import DataInput
 from ..lab.settings import Settings
 from ..lab.store import Store
@@ -143,7 +143,10 @@ class Stage:
     format_summary        report → the last words
     further     stages that follow it, for a plan
     leaves_out_failures   whether the study goes on without the trials that failed, and says so
+    is_optional           whether it does so even where none of the trials has a result
     is_grouped            whether MLflow shows one run a group of trials, not one a trial
+    runs_here             whether this process runs its trials, one after the other: what they
+                          compute goes to the engine in pieces
     """
 
     key: str
@@ -162,7 +165,9 @@ class Stage:
     format_summary: Callable[[StudyReport], str] | None = None
     further: tuple[ExpectedStage, ...] = ()
     leaves_out_failures: bool = False
+    is_optional: bool = False
     is_grouped: bool = False
+    runs_here: bool = False
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -234,7 +239,13 @@ class StudyReport:
 
     def to_json(self) -> dict[str, object]:
         """Return the study, its summary and its trials as plain JSON."""
-        return frames.report_json(self.key, self.study_folder, self.address, self.results)
+        content = frames.report_json(self.key, self.study_folder, self.address, self.results)
+        failed = [
+            {"key": trial.spec.key, "code": outcome.code, "error": str(outcome)}
+            for trial, outcome in zip(self.stage.trials, self.outcomes, strict=True)
+            if isinstance(outcome, TlxError)
+        ]
+        return content | {"failed": failed}
 
     def frame(self) -> pandas.DataFrame:
         """Return one row a trial: settings, scores, costs (pandas)."""
@@ -259,7 +270,8 @@ class StudyReport:
 
         UntrackedError if records are unsent and were required.
 
-        A stage that leaves failures out raises only if no trial has a result. Where all that
+        A stage that leaves failures out raises only if no trial has a result, and one that is
+        optional leaves what it lacks to its study. Where all that
         failed for a reason that is not the trials' own (another process at work, a full disk, a
         damaged folder), that reason is raised as it is, with its exit code. A setting that was
         offered and then refused is a bug, whatever came of the other trials.
@@ -271,10 +283,11 @@ class StudyReport:
             isinstance(e, (BusyError, IntegrityError)) or e.code in DISK for e in errors
         ):
             raise errors[0]
-        if errors and not (self.results and self.stage.leaves_out_failures):
+        goes_on = self.stage.is_optional or (self.results and self.stage.leaves_out_failures)
+        if errors and not goes_on:
             raise TrialsFailedError(
                 "trials-failed",
-                f"{len(errors)} of {len(self.outcomes)} trials failed: {errors[0]}",
+                f"{len(errors)} of {counted(len(self.outcomes), 'trial')} failed: {errors[0]}",
                 remedy="the same command tries them again and keeps the finished ones",
             )
         if require_tracking and self.sent is not None:
@@ -338,6 +351,9 @@ class Study(ABC):
     def plan(self, session: Session) -> StudyPlan | None:
         """Return the plan of a study that cannot list its trials without computing; else None."""
         return None
+
+    def check(self, settings: Settings) -> None:  # noqa: B027 — most have nothing to refuse
+        """Raise what is wrong with the study beside these settings, before anything is read."""
 
     @abstractmethod
     def stages(self, session: Session) -> Stages:

@@ -45,6 +45,8 @@ def check_rows(spec: Any, rows: int, network: Network | None = None) -> None:
         lone_rows.must_be_avoided(
             _as_trained(spec) if network is None else network, rows, spec.batch_size
         )
+    if isinstance(spec, Recipe) and 1 < spec.replicas == spec.batch_size:
+        lone_rows.refuse_lone_parts(_as_trained(spec) if network is None else network, spec)
 
 
 def _as_trained(spec: Any) -> Network:

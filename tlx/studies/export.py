@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__, files, locks
-from ..errors import BadDataError, IntegrityError, MissingError, UsageError
+from ..errors import BadDataError, IntegrityError, MissingError, UsageError, counted
 from ..features import voting
 from ..lab import environment
 from ..lab.settings import Settings
@@ -312,7 +312,7 @@ def _checked_on_images(
         raise IntegrityError(
             "export-differs",
             f"the ONNX model gives other labels than the network to {len(differing)} of "
-            f"{len(labels)} images, the first {rebuilt.files[differing[0]]}",
+            f"{counted(len(labels), 'image')}, the first {rebuilt.files[differing[0]]}",
             expected="the labels of the network it was made from",
             remedy="the crops of a trial with --precomputed-crops cannot be made from the images"
             if result.spec.get("precomputed_crops")

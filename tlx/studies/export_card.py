@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import counted
 from ..result import Result
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def _head(record: dict[str, Any], result: Result, request: ExportRequest) -> str
         [
             f"# {record['title'] or 'Image classifier'}",
             "",
-            f"Image classifier with {len(classes)} classes: {shown}. It is {way} "
+            f"Image classifier with {counted(len(classes), 'class', 'classes')}: "
+            f"{shown}. It is {way} "
             f"({spec['architecture']}), trained on {_amount(record, result)} of the data set "
             f"{request.chosen.study.get('tags', {}).get('tlx.dataset', '')}.",
             "",
@@ -68,7 +70,7 @@ def _use(record: dict[str, Any]) -> str:
     count = len(record["crops"])
     crops = "the image as a whole is classified"
     if count > 1:
-        crops = f"{count} crops vote ({record['vote']})"
+        crops = f"{counted(count, 'crop')} vote ({record['vote']})"
     return "\n".join(
         [
             "## Use",
@@ -105,7 +107,7 @@ def _accuracy(record: dict[str, Any], result: Result, siblings: Sequence[Result]
         lines.append(
             f"Other draws of {result.spec['shots']} training images per class gave "
             f"{_percent(min(scores))} to {_percent(max(scores))}, {_percent(np.mean(scores))} on "
-            f"average ({len(scores)} draws)."
+            f"average ({counted(len(scores), 'draw')})."
         )
     temperature = record["temperature"]
     error = record["calibration"]["expected_calibration_error"]

@@ -19,6 +19,7 @@ class ExportOptions(Spec):
     export: str | None = setting(
         None,
         identity=False,
+        writes="folder",
         help="folder to write the model of the study to at its end, as tlx export KEY does",
     )
     register: str | None = setting(
@@ -26,10 +27,16 @@ class ExportOptions(Spec):
         identity=False,
         help="register the model of the study in MLflow under this name, as tlx export KEY does",
     )
-    alias: str | None = setting(None, identity=False, help="alias for the registered version")
+    alias: str | None = setting(
+        None,
+        identity=False,
+        only_with={"register": ()},
+        help="alias for the registered version",
+    )
     refit: bool = setting(
         False,
         identity=False,
+        only_with={"export": (), "register": ()},
         help="with --export or --register: train the model again on all training images instead "
         "of those of one draw",
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from ..lab.settings import expanded
 from .export_options import ExportOptions
 
 if TYPE_CHECKING:
@@ -17,21 +18,16 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-def check(options: ExportOptions, settings: Settings, classifiers: Iterable[str] = ()) -> None:
+def check(
+    options: ExportOptions, settings: Settings, trials: Iterable[Mapping[str, object]] = ()
+) -> None:
     """Raise UsageError or ResourceError for an export that cannot be made.
 
-    classifiers  of the study; one that can be served is enough
+    trials  settings of the feature extractions of the study, one a classifier: any may turn out
+            the best, so that each must be one that can be served
     """
     if not options.is_wanted:
-        for option, is_given in (("--alias", options.alias), ("--refit", options.refit)):
-            if is_given:
-                raise UsageError(
-                    "conflict", f"{option} without --export and --register", expected="one of them"
-                )
         return
-    if options.alias and not options.register:
-        raise UsageError("conflict", "--alias without --register", expected="both")
-    from ..features import graphs
     from ..lab.tracking import serving
     from ..models import onnx_file
     from . import export
@@ -45,11 +41,32 @@ def check(options: ExportOptions, settings: Settings, classifiers: Iterable[str]
                 expected="a tracking store to register in",
             )
     if options.export is not None:
-        export.check_folder(Path(options.export).expanduser())
+        export.check_folder(expanded(options.export))
     onnx_file.check_packages()
-    names = [text.partition(":")[0] for text in classifiers]
-    if names and all(name in graphs.NOT_SERVED for name in names):
-        graphs.check(names[0])
+    check_served(trials)
+
+
+def of_classifiers(
+    spec: Mapping[str, object], classifiers: Iterable[str]
+) -> list[dict[str, object]]:
+    """Return the settings of a trial with each classifier."""
+    return [{**spec, "classifier": name} for name in classifiers]
+
+
+def check_served(trials: Iterable[Mapping[str, object]]) -> None:
+    """Raise UsageError if one of these feature extractions gives a model that cannot be served."""
+    from ..features import graphs
+
+    trials = list(trials)
+    names = list(dict.fromkeys(str(spec.get("classifier", "")) for spec in trials))
+    others = [name for name in names if name.partition(":")[0] not in graphs.NOT_SERVED]
+    remedy = "or leave out --export and --register"
+    if others:
+        remedy = f"give --classifier '{' '.join(others)}', {remedy}"
+    else:
+        remedy = f"give others with --classifier, {remedy}"
+    for spec in trials:
+        graphs.check(spec, others, remedy)
 
 
 def export_study(options: ExportOptions, session: Session, key: str) -> None:
@@ -70,10 +87,7 @@ def export_study(options: ExportOptions, session: Session, key: str) -> None:
             progress=progress,
             command=summaries.command_line(),
         )
-        if options.export is not None:
-            folder = Path(options.export).expanduser()
-        else:
-            folder = Path(held) / "model"
+        folder = Path(held) / "model" if options.export is None else expanded(options.export)
         exported = export.export(request, folder)
         if options.register is not None:
             session.say(said(register(request, exported, options.register, options.alias)))

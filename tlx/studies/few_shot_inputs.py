@@ -18,13 +18,14 @@ from ..data.csvs import Row
 from ..data.path_resolution import Boundary
 from ..data.pixels import Pixels
 from ..data.sizing import Sizing
-from ..errors import BadDataError, ErrorGroup, TlxError, UsageError, raise_all
+from ..errors import BadDataError, ErrorGroup, TlxError, UsageError, counted, raise_all
 from ..lab.records import DataInput
 from ..lab.settings import Settings
 from ..models.samples import Samples
 from ..spec import Spec
 from .few_shot import FewShotGrid, FewShotTrial
 from .image_data import add, decoded_files, digests, located
+from .source_list import source_label
 
 if TYPE_CHECKING:
     from ..models.network import Network
@@ -60,6 +61,7 @@ class PreflightResult:
     network: Network | None = None
     weights: str = ""  # digest
     pixels: Pixels | None = None
+    paths: list[Path] = field(default_factory=list)  # of the images that the study uses
     places: dict[Path, int] = field(default_factory=dict)  # file → image number
     find: Callable[[Row], Path] = field(default=lambda row: Path(row.path))  # the file of a row
     notes: list[str] = field(default_factory=list)
@@ -100,6 +102,15 @@ def preflight(
         _read_all(result.folder, result, progress) if result.folder is not None and not keep else []
     )
     gather.problems += broken
+    if spec.split_path and (changed := _changed(few)):
+        gather.problems += [
+            UsageError(
+                "no-effect",
+                f"{', '.join(changed)} with --split-path",
+                expected="the files alone: they say which images are for validation and test",
+                remedy="leave these out; tlx splits draw takes them",
+            )
+        ]
     paths: list[Path] = []
     if spec.split_path or (result.folder is not None and not broken):
         with gather.part():
@@ -109,7 +120,7 @@ def preflight(
                 _check_csvs_alone(few, result, gather)
             else:
                 rows_of = partial(_rows_in_use, spec, few) if used is None else used
-                paths = _check_splits(few, settings, result, gather, rows_of)
+                paths = result.paths = _check_splits(few, settings, result, gather, rows_of)
                 if keep and paths and not gather.problems:
                     _look_at_images(spec, settings, result, paths, progress)
     if spec.precomputed_crops and not keep and result.folder is not None:
@@ -159,6 +170,13 @@ def _all_paths(folder: datasets.ImageFolder) -> list[Path]:
     return [folder.root / image.path for image in folder.images]
 
 
+def _changed(few: FewShotGrid) -> list[str]:
+    """Return the options of how splits are drawn that are not at their defaults."""
+    defaults = FewShotGrid.defaults()
+    names = ("val_per_class", "test_per_class", "split_seed")
+    return [f"--{n.replace('_', '-')}" for n in names if getattr(few, n) != defaults[n]]
+
+
 def _split_folder(
     spec: FewShotTrial, few: FewShotGrid, folder: datasets.ImageFolder | None, settings: Settings
 ) -> Path:
@@ -166,13 +184,8 @@ def _split_folder(
     if spec.split_path:
         return Path(spec.split_path).expanduser()
     assert folder is not None
-    defaults = FewShotGrid.defaults()
-    undrawn = all(
-        getattr(few, name) == defaults[name]
-        for name in ("val_per_class", "test_per_class", "split_seed")
-    )
     if (
-        undrawn and datasets.key_of(spec.dataset) == folder.name
+        not _changed(few) and datasets.key_of(spec.dataset) == folder.name
     ):  # a folder of one's own may have that name too
         shipped = splits.shipped(folder.name)
         if shipped and _is_enough(splits.read(shipped), few):
@@ -274,7 +287,10 @@ def _read_all(
     problems, notes = images.inspect(
         [folder.root / image.path for image in folder.images], progress
     )
-    add(result.notes, [f"{count} images: {decode.NOTES[name]}" for name, count in notes.items()])
+    add(
+        result.notes,
+        [f"{counted(count, 'image')}: {decode.NOTES[name]}" for name, count in notes.items()],
+    )
     return problems
 
 
@@ -316,8 +332,8 @@ def precomputed(
     if outside:
         raise BadDataError(
             "crops-outside",
-            f"{len(outside)} images are outside the image root, so it is unknown where "
-            "their crops are",
+            f"{counted(len(outside), 'image')} outside the image root, so that it is unknown where "
+            "the crops are",
             where=outside[0],
             remedy="leave out --precomputed-crops",
         )
@@ -338,17 +354,18 @@ def described(
         lines.append(
             f"weights: {result.weights[:12]} for {spec.architecture}, {result.network.input_size} "
             f"px, "
-            f"{len(result.network.blocks)} blocks"
+            f"{counted(len(result.network.blocks), 'block')}"
         )
     if result.folder is not None:
         lines.append(
-            f"data: {len(result.folder.images)} images, {len(result.folder.classes)} classes in "
+            f"data: {counted(len(result.folder.images), 'image')}, "
+            f"{counted(len(result.folder.classes), 'class', 'classes')} in "
             f"{result.folder.root}"
         )
     if result.splits is not None:
         trials = draws(spec, few, result.splits)
         lines.append(
-            f"splits: {result.splits.folder}, {len(trials)} trials, shots "
+            f"splits: {result.splits.folder}, {counted(len(trials), 'trial')}, shots "
             f"{', '.join(map(str, dict.fromkeys(k for k, _ in trials)))}"
         )
     if result.report is not None:
@@ -412,9 +429,8 @@ class FewShotData:
 
     def title(self, spec: FewShotTrial) -> str:
         """Return the study's title."""
-        return f"{spec.architecture} on {self._folder.name}" + (
-            " (model selection)" if spec.model_selection else ""
-        )
+        title = f"{source_label(spec.to_json())} on {self._folder.name}"
+        return f"{title} (model selection)" if spec.model_selection else title
 
     def dataset(self) -> DataInput:
         """Return the record of the data set."""

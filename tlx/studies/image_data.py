@@ -16,7 +16,7 @@ from ..data.folders import Image, ImageFolder
 from ..data.pixels import Pixels, pixels
 from ..data.sides import Sides, sides_of
 from ..data.sizing import Sizing
-from ..errors import TlxError, raise_all
+from ..errors import TlxError, counted, raise_all
 from ..lab.settings import Settings
 from ..models.onnx_file import input_of
 
@@ -74,7 +74,10 @@ def decoded_files(
     )
     add(
         notes,
-        [f"{count} images: {decode.NOTES.get(name, name)}" for name, count in held.notes.items()],
+        [
+            f"{counted(count, 'image')}: {decode.NOTES.get(name, name)}"
+            for name, count in held.notes.items()
+        ],
     )
     return held
 

@@ -16,6 +16,7 @@ from ..errors import BadDataError
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..features.sharded import LayerArray
     from ..metrics.class_contrast import ClassContrast
     from ..metrics.dimension_spread import Resampled
     from ..metrics.sum_of_squares import SumOfSquares
@@ -28,6 +29,8 @@ DISSIMILARITY_UNITS = {
     "sqeuclidean": "squared Euclidean distance",
 }  # kind of RDM → unit of its dissimilarities; the kinds are SciPy's names, rows of metrics.rsa
 DISSIMILARITIES = tuple(DISSIMILARITY_UNITS)  # as options list them
+
+COPIED = 3 << 28  # bytes of rows that are taken out of a larger layer: those are two copies
 
 NOT_NEGATIVE, FRACTION = (0.0, math.inf), (0.0, 1.0)  # bounds
 NEAR = 0.01  # a row nearer to its neighbour than this share of the usual distance is a near copy
@@ -58,17 +61,18 @@ class LayerRows:
 
     def __init__(
         self,
-        x: np.ndarray,
+        x: LayerArray,
         labels: np.ndarray,
         settings: MeasureSettings,
         compared: np.ndarray | None = None,
     ):
-        self.x, self.labels, self.settings = x, labels, settings
-        self.few, self.few_labels = x, labels
-        if compared is not None and len(compared) < len(x):
-            import numpy as np
+        import numpy as np
 
+        self.x, self.labels, self.settings = x, labels, settings
+        if compared is not None and len(compared) < len(x):
             self.few, self.few_labels = np.asarray(x[compared]), labels[compared]
+        else:
+            self.few, self.few_labels = np.asarray(x), labels  # shards become one array
         self._results: dict[str, object] = {}
 
     def shared(self, name: str, compute: Callable[[], Shared]) -> Shared:
@@ -131,6 +135,16 @@ class LayerRows:
             return columns.astype(np.float32)
 
         return self.shared("classes", compute)
+
+    def notes(self) -> list[str]:
+        """Return how the numbers are computed, where it is not in one piece."""
+        return []
+
+    def label_cka(self) -> float:
+        """Return the linear CKA of the compared rows with their classes."""
+        from .. import metrics
+
+        return metrics.cka(self.few, self.classes(), unbiased=True)
 
     def part(self, index: np.ndarray, by_inner_products: bool) -> LayerRows:
         """Return some of the compared rows, (m,) ascending, as a layer of their own.
@@ -205,6 +219,12 @@ def thinned(labels: np.ndarray, most: int) -> np.ndarray:
     return np.sort(by_class[np.linspace(0, len(labels) - 1, most).round().astype(np.int64)])
 
 
+def fitting_copy(x: LayerArray) -> int:
+    """Return how many rows (of x, of two dimensions) may be taken out of a layer."""
+    row_bytes: int = x.itemsize * x.shape[1]
+    return max(2, COPIED // row_bytes)
+
+
 # ---------------------------------------------------------------- the functions that need more
 
 
@@ -226,12 +246,6 @@ def _label_similarity(layer: LayerRows) -> float:
 
     model = metrics.model_rdm(layer.few_labels)
     return float(metrics.compare_rdms(layer.rdm(), model, method="spearman"))
-
-
-def _label_cka(layer: LayerRows) -> float:
-    from .. import metrics
-
-    return metrics.cka(layer.few, layer.classes(), unbiased=True)
 
 
 def near_copies(nearest: np.ndarray) -> int:
@@ -414,7 +428,7 @@ LAYER_METRICS: dict[str, LayerMetric] = {  # in the order of the table's columns
         shown=True,
     ),
     "cka_label": LayerMetric(
-        function=_label_cka,
+        function=lambda layer: layer.label_cka(),
         unit="CKA",
         meaning="likeness to the classes, linear CKA",
         in_atlas=AtlasPanel("cka_label", "CKA\n(linear)", "to the labels"),

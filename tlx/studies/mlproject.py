@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from ..spec import Spec
+from ..spec import Spec, preset_names
 from . import STUDIES
 from .activations_spec import Extraction, ExtractionOutput
 
@@ -59,6 +59,8 @@ def _entry(name: str, specs: Sequence[type[Spec]], shown: Sequence[str]) -> str:
 def _parameter(specs: Sequence[type[Spec]], field: str) -> str:
     owner = next(spec for spec in specs if field in spec.settings() and spec.settings()[field].cli)
     hint, default = owner.hints()[field], owner.defaults()[field]
+    if field in preset_names(specs):
+        return '{type: string, default: ""}'  # a default that is passed on would hide the preset's
     kind = {int: "int", float: "float"}.get(hint, "string")
     return f"{{type: {kind}, default: {_default(default)}}}"
 

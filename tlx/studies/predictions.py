@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import files
-from ..errors import BadDataError, IntegrityError
+from ..errors import BadDataError, IntegrityError, counted
 from ..lab import sealed
 from ..lab.store import Store
 from ..result import Result
@@ -74,6 +74,6 @@ def mapped(folder: Path, name: str, images: int) -> np.ndarray | None:
                 "predictions",
                 f"{classes.dtype} of shape {classes.shape}",
                 where=path,
-                expected=f"a class for each of {images} test images",
+                expected=f"a class for each of {counted(images, 'test image')}",
             )
     return classes

@@ -84,6 +84,9 @@ class PreTraining(Recipe):
         help="moments whose weights are kept: thesis (its twelve), or 0 "
         "(untrained), 0_K (after K batches), E (after E epochs), comma-separated",
     )
+    normalisation: tuple[float, ...] = setting(
+        (), cli=False, help="mean and standard deviation of the input; (): the network's"
+    )
     images: str = setting_of(FewShotTrial, "images")
     shots: int = setting_of(WholeDataset, "shots")
     split: int = setting(0, cli=False, identity=False)
@@ -106,4 +109,5 @@ class PreTraining(Recipe):
             "Batch size": self.batch_size,
             "Learning rate": self.learning_rate,
             "Maximum epochs": self.epochs,
+            **self.replica_params(),
         }

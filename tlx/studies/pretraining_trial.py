@@ -29,6 +29,7 @@ def run(spec: PreTraining, inputs: Inputs, context: TrialContext) -> Result:
         seed=derive_seed(spec.seed, "weights"),
         input_size=spec.input_size,
     )
+    network.normalise(spec.normalisation)
     steps = -(-len(inputs.train.rows) // spec.batch_size)
     kept = checkpoint_steps(spec.checkpoints, steps, spec.epochs)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
+from ..errors import counted
 from ..lab.records import MetricLabel, MetricPoint, StoredStudy
 from ..lab.store import JOURNAL, Store
 from ..plots import figures, fonts, statistics, tables
@@ -397,7 +398,8 @@ def footer(report: StudyReport) -> list[str]:
     """Return the last lines of every study: time, tracking status, where to look."""
     reused = f", {report.reused} of them found done" if report.reused else ""
     lines = [
-        f"{len(report.results)} trials in {tables.seconds(report.wall_s)}{reused}; results in "
+        f"{counted(len(report.results), 'trial')} in "
+        f"{tables.seconds(report.wall_s)}{reused}; results in "
         f"{report.folder}"
     ]
     names = {

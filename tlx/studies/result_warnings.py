@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import counted
 from ..plots import statistics
 from ..plots.statistics import MeanInterval
 from ..result import FINISHED, Result
@@ -158,9 +159,8 @@ def _unconverged(groups: Groups, words: Warned) -> str:
     if not ends or 2 * sum(ends) <= len(ends):
         return ""
     return (
-        f"the best epoch is among the last {LAST_EPOCHS} allowed in {sum(ends)} of {len(ends)} "
-        f"trials: training "
-        f"was not over; raise {words.epochs_option}"
+        f"the best epoch is among the last {LAST_EPOCHS} allowed in {sum(ends)} of "
+        f"{counted(len(ends), 'trial')}: training was not over; raise {words.epochs_option}"
     )
 
 

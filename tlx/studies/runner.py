@@ -5,26 +5,29 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
+import socket
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from .. import files
-from ..errors import Stopped, TlxError, late_refusal
-from ..lab import cost, energy, environment, resources, signals
-from ..lab.engines import ENGINES
+from .. import files, locks
+from ..errors import BusyError, Stopped, TlxError, late_refusal
+from ..lab import attempts, cost, energy, environment, resources, signals
+from ..lab.engines import ENGINES, LOCAL
+from ..lab.engines.worker import bug
 from ..lab.settings import Figures, Settings
 from ..lab.store import Draft, Store
-from ..lab.tasks import Event, Finished, Report, RunOptions, Task, Waiting
+from ..lab.tasks import Event, Finished, Report, RunOptions, Task
 from ..lab.tracking import api as tracking_api
 from ..result import Result
 from ..spec import Spec
-from . import reporting
+from . import replicas, reporting
 from .base import Stage, StudyReport, TrialContext, TrialFigures, most_epochs, open_store
 
-SHARED = "shared"  # folder in the store
+SHARED, LOGS = "shared", "logs"  # folders in the store
+DRIVER = "driver"  # lease of the command that works on a study with a cluster
 TELL_EVERY_S = 0.2  # progress within an epoch
 PRELOAD = (
     "torch",
@@ -71,7 +74,7 @@ def run_stage(
     keys = [trial.spec.key for trial in stage.trials]
     outcomes: Outcomes = {key: result for key in keys if (result := store.find(key)) is not None}
     reused = len(outcomes)
-    record(store, stage)
+    record(store, stage, settings.run_name)
     idle = None
     if reused < len(keys):
         idle = _idle_power(store, stage.key, settings)
@@ -82,7 +85,7 @@ def run_stage(
             store.root,
             stage.key,
             wait=settings.wait,
-            on_wait=lambda seconds: watch(Waiting(seconds)),
+            on_wait=watch,
         )
 
     def hear(event: Event) -> None:
@@ -91,6 +94,8 @@ def run_stage(
         watch(event)
 
     with signals.graceful(), contextlib.ExitStack() as held:
+        if settings.on_cluster:
+            held.enter_context(_only_driver(store, stage.key, takeover=settings.takeover))
         if mirror is not None:
             held.enter_context(mirror)
         run_groups(stage, store, settings, hear, outcomes, figures.trial_form, idle=idle)
@@ -131,7 +136,7 @@ def run_groups(
     Outcomes of trials arrive as events of their group. Figures of trials are drawn in `form`; None
     draws none.
     """
-    device = settings.resolved_device()
+    device = settings.trial_device()
     tasks = []
     shared = store.root / SHARED / stage.key
     several = sum(trial.spec.key not in outcomes for trial in stage.trials) > 1
@@ -143,7 +148,7 @@ def run_groups(
                 stage.write_trial_figures or reporting.write_trial_figures,
                 str(store.root),
                 device,
-                settings,
+                absolute(settings, store),
                 form,
                 str(shared) if several else None,
                 idle,
@@ -158,19 +163,20 @@ def run_groups(
                     group.key, {trial.spec.key: outcomes[trial.spec.key] for trial in group.trials}
                 )
             )
-    workers = settings.resolved_workers(device, len(tasks))
-    options = RunOptions(
+    specs = [trial.spec for trial in stage.trials]
+    processes = replicas.processes_of(specs)
+    workers = settings.resolved_workers(device, len(tasks), processes)
+    options = replace(
+        run_options(settings, store, device, workers, specs),
         timeout_s=settings.timeout,
         preload=(*PRELOAD, *stage.preload),
-        log_folder=store.root / "logs",
-        initialise="tlx.models.training:deterministic",
-        devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else (),
     )
     if not tasks:
         _remove_shared(shared)  # of a command that was killed after its last trial
         return
     groups = {group.key: group for group in stage.groups}
-    for outcome in ENGINES[settings.engine](
+    engine, workers = (LOCAL, 0) if stage.runs_here else (settings.engine, workers)
+    for outcome in ENGINES[engine](
         tasks, workers=workers, threads=settings.threads, on_event=hear, options=options
     ):
         if outcome.error is not None:
@@ -180,7 +186,45 @@ def run_groups(
                 if t.spec.key not in outcomes
             }
             outcomes.update({key: store.find(key) or error for key, error in lost.items()})
+    if settings.on_cluster:
+        store.wait_for(key for key, outcome in outcomes.items() if isinstance(outcome, Result))
+        store.remove_finished_parts()
     _remove_shared(shared)  # after a stop it is there for the next command
+
+
+def run_options(
+    settings: Settings, store: Store, device: str, workers: int, specs: Sequence[Spec] = ()
+) -> RunOptions:
+    """Return the options of an engine that follow from the settings and the specs of trials."""
+    return RunOptions(
+        log_folder=store.root / LOGS,
+        initialise="tlx.models.training:deterministic",
+        devices=replicas.devices(specs, settings, device, workers),
+        processes=replicas.processes_of(specs),
+        cluster=settings.cluster_options((str(store.root), str(settings.cache_folder))),
+    )
+
+
+def absolute(settings: Settings, store: Store) -> Settings:
+    """Return settings whose folders do not hang on the machine that a trial runs on."""
+    if not settings.on_cluster:
+        return settings
+    return settings.replace(store=str(store.root), cache=str(settings.cache_folder))
+
+
+@contextlib.contextmanager
+def _only_driver(store: Store, key: str, *, takeover: bool) -> Iterator[None]:
+    """Be the only command that works on a study inside the block.
+
+    Raises BusyError, naming the other, unless `takeover`. It saves work: attempts need no lock.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locks.lease(store.study_folder(key) / DRIVER, takeover=takeover))
+        except BusyError as error:
+            error.remedy += "; --takeover goes on at once"
+            raise
+        yield
 
 
 def _remove_shared(folder: Path) -> None:
@@ -210,12 +254,14 @@ def run_name(stage: Stage) -> str:
     return ", ".join([stage.title, *words])
 
 
-def record(store: Store, stage: Stage) -> None:
+def record(store: Store, stage: Stage, named: str = "") -> None:
     """Write the record of the study with its trials, those of earlier commands included.
 
+    `named` is the name of its run in MLflow; "" leaves the one that an earlier command gave.
     Of a grouped stage, a trial that is on record with a run of its own keeps that.
     """
     before = store.read_study(stage.key) or {}
+    named = named.strip() or str(before.get("named", ""))
     rows = {row["key"]: row for row in before.get("trials", [])}
     alone = {key for key, row in rows.items() if not row.get("group")}
     grouped = _grouped(stage, alone) if stage.is_grouped else {}
@@ -239,7 +285,8 @@ def record(store: Store, stage: Stage) -> None:
             "kind": stage.trials[0].spec.own_kind(),
             "experiment": stage.experiment,
             "title": stage.title,
-            "run_name": run_name(stage),
+            "run_name": named or run_name(stage),
+            "named": named,
             "spec": stage.spec,
             "trials": ordered,
             "inputs": list(stage.inputs),
@@ -270,6 +317,8 @@ def _idle_power(store: Store, key: str, settings: Settings) -> energy.IdlePower 
 
     None, at once, on a machine without counters.
     """
+    if settings.on_cluster:
+        return None  # another machine computes
     study = store.read_study(key)
     assert study is not None
     machine = energy.this_machine()
@@ -319,6 +368,10 @@ def run_group(
             raise
         except TlxError as error:
             results[spec.key] = late_refusal(error)
+        except Exception as error:
+            if len(specs) == 1:
+                raise  # the engine writes the log of the group
+            results[spec.key] = bug(error, Path(job.root) / LOGS / f"{spec.key}.log")
     return results
 
 
@@ -348,7 +401,7 @@ def run_trial(
     ):
         context = TrialContext(
             draft.folder,
-            job.device,
+            settings.device_here(job.device),
             teller.log,
             teller.tell,
             signals.stopping,
@@ -356,13 +409,20 @@ def run_trial(
             meter.usage,
             inherited.append,
         )
-        result = job.run(spec, inputs, context)
+        result = job.run(replicas.placed(spec, settings), inputs, context)
     for scratch in draft.folder.glob("training.*"):
         scratch.unlink()  # the training's state served to continue it
     job.write_trial_figures(draft.folder, result, job.form)
     written = sum(path.stat().st_size for path in draft.folder.rglob("*") if path.is_file())
     from_others = functools.reduce(cost.added, inherited) if inherited else None
-    return replace(result, cost=meter.cost(from_others, written), environment=environment.gather())
+    return replace(
+        result, cost=meter.cost(from_others, written), environment=environment.gather() | _node()
+    )
+
+
+def _node() -> dict[str, object]:
+    """Return the name of this machine where it is one of a cluster."""
+    return {"node": socket.gethostname()} if attempts.current() else {}
 
 
 class _ProgressReporter:

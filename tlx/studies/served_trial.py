@@ -18,7 +18,14 @@ from threadpoolctl import threadpool_limits
 
 from ..data import splits
 from ..data.sizing import Sizing
-from ..errors import BadDataError, IntegrityError, MissingError, UnknownNameError, UsageError
+from ..errors import (
+    BadDataError,
+    IntegrityError,
+    MissingError,
+    UnknownNameError,
+    UsageError,
+    counted,
+)
 from ..features import graphs, voting
 from ..features.classifiers import classifier, format_classifier
 from ..lab.records import StoredStudy
@@ -105,11 +112,32 @@ def choose(
             chosen = _winner(store, study)
         else:
             chosen = _median(store, of_study[0], classifier_text)
+    _check_served(chosen)
     if not refit:
         return chosen
     return replace(
         chosen, refit=True, reason=f"{chosen.reason}; trained again on all training images"
     )
+
+
+def _check_served(chosen: ChosenTrial) -> None:
+    """Raise UsageError for a model that cannot be served, with classifiers of the study that can.
+
+    It is told before the model is made again.
+    """
+    if chosen.result.kind != FeatureExtraction.kind:
+        return
+    tried = [row.get("spec", {}).get("classifier", "") for row in chosen.study.get("trials", ())]
+    others = [
+        name
+        for name in dict.fromkeys(filter(None, tried))
+        if name.partition(":")[0] not in graphs.NOT_SERVED
+    ]
+    key = chosen.study["key"][:12]
+    remedy = "run tlx feature-extraction with another --classifier"
+    if others:
+        remedy = f"tlx export {key} --classifier {others[0]} takes another trial of the study"
+    graphs.check(chosen.result.spec, others, remedy)
 
 
 def _trial(store: Store, key: str) -> ChosenTrial:
@@ -171,10 +199,12 @@ def _median(store: Store, key: str, classifier_text: str | None) -> ChosenTrial:
     name = result.spec.get("classifier")
     words = [name] if name else []
     if len(candidates) > 1:
-        words.append(f"the best of {len(candidates)} configurations on validation images")
+        words.append(
+            f"the best of {counted(len(candidates), 'configuration')} on validation images"
+        )
     words.append(
         f"{shots} shots, split {result.spec['split']}: the median validation accuracy "
-        f"({100 * _val(result):.1f} %) of {len(chosen)} splits at the largest shots"
+        f"({100 * _val(result):.1f} %) of {counted(len(chosen), 'split')} at the largest shots"
     )
     return ChosenTrial(result, study, ", ".join(words))
 
@@ -206,7 +236,8 @@ def _winner(store: Store, study: StoredStudy) -> ChosenTrial:
     chosen = ordered[(len(ordered) - 1) // 2]
     reason = (
         f"{outcome.recommended} ({arm}), recommended by the comparison: {outcome.at} shots, split "
-        f"{chosen.spec['split']}, the median validation accuracy of {len(ordered)} splits"
+        f"{chosen.spec['split']}, the median validation accuracy "
+        f"of {counted(len(ordered), 'split')}"
     )
     headline = outcome.headline
     tags = {"tlx.verdict": outcome.verdict, "tlx.comparison": str(study["key"])}
@@ -362,7 +393,8 @@ def _fine_tuned(
         refitted, preflight = fine_tuning_plan.refit_inputs(spec, settings)
         trial = _trial_of([refitted], chosen)
         note(
-            f"the network is trained on all {len(trial.inputs.train)} training images; on "
+            "the network is trained on all "
+            f"{counted(len(trial.inputs.train), 'training image')}; on "
             f"{chosen.result.details['train_images']} it took {seconds:.1f} s"
         )
     else:
@@ -382,7 +414,8 @@ def _fine_tuned(
         if chosen.refit:
             raise BadDataError(
                 "refit-diverged",
-                f"the training on all {len(trial.inputs.train)} training images diverged",
+                "the training on all "
+                f"{counted(len(trial.inputs.train), 'training image')} diverged",
                 remedy="export the trial itself, without --refit",
             )
         raise _other("training diverged", "a training that ends as then")
@@ -406,7 +439,6 @@ def _fitted_again(
     progress: Progress | None,
 ) -> RebuiltTrial:
     assert isinstance(spec, FeatureExtraction)
-    graphs.check(spec.classifier.partition(":")[0])
     spec = spec.replace(model_description=None)  # its layers are in the spec
     if chosen.refit:
         refitted, preflight = feature_extraction_plan.refit_inputs(spec, settings, progress)
@@ -509,7 +541,9 @@ def _check_same(result: Result, store: Store, rebuilt: RebuiltTrial) -> None:
         predictions = np.load(store.file(result.key, PREDICTIONS), allow_pickle=False)
         differing = int((predictions != rebuilt.decided).sum())
         if differing:
-            raise _other(f"other labels of {differing} test images", "those of the trial")
+            raise _other(
+                f"other labels of {counted(differing, 'test image')}", "those of the trial"
+            )
 
 
 def _other(what: str, expected: str) -> IntegrityError:

@@ -8,9 +8,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from ..errors import counted
+from ..lab import outputs
+from ..lab.engines import slots
 from ..lab.settings import Figures, Settings
 from ..lab.store import Store
-from ..lab.tasks import Event
+from ..lab.tasks import Event, RunOptions
+from . import replicas
 from .base import Stage, Study, StudyReport, open_store
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ class Session:
     def __init__(self, settings: Settings, figures: Figures | None = None):
         self.settings = settings
         self.figures = figures or Figures()
+        self.report: StudyReport | SearchReport | None = None  # of the stage that ended last
         self._noted: set[str] = set()
 
     @functools.cached_property
@@ -68,10 +73,11 @@ class Session:
         from . import reporting, runner
 
         self.note(*stage.notes)
-        self.say(f"{stage.title}: {len(stage.trials)} trials")
+        self.say(f"{stage.title}: {counted(len(stage.trials), 'trial')}")
         self._say_where()
         with self.watching(stage) as watch:
             report = runner.run_stage(stage, self.settings, watch, figures=self.figures)
+        self.report = report
         self.ended((stage.format_summary or reporting.format_summary)(report))
         report.raise_if_failed(self.settings.require_tracking)
         return report
@@ -79,10 +85,11 @@ class Session:
     def run_search(self, stage: SearchStage) -> SearchReport:
         """Run a search and show its outcome; errors as for `run`."""
         self.note(*stage.notes)
-        self.say(f"{stage.title}: {stage.trial_count} trials")
+        self.say(f"{stage.title}: {counted(stage.trial_count, 'trial')}")
         self._say_where()
         with self.watching(stage) as watch:
             report = stage.run(self, watch)
+        self.report = report
         self.ended(stage.format_summary(report))
         report.raise_if_failed(self.settings.require_tracking)
         return report
@@ -105,9 +112,16 @@ class Session:
 
 
 def run_study(study: Study, session: Session) -> Any:
-    """Run the stages of a study in order and return the report of the last one."""
+    """Run the stages of a study in order and return the report of the last one.
+
+    Raises an error, before anything is computed, for a place that cannot be written to.
+    """
     from .tuning.stage import SearchStage
 
+    _check_outputs(study, session)
+    study.check(session.settings)
+    session.note(*replicas.check(study.given.values(), session.settings))
+    _check_cluster(study, session)
     stages = study.stages(session)
     report: Any = None
     stage = next(stages, None)
@@ -118,3 +132,28 @@ def run_study(study: Study, session: Session) -> Any:
         except StopIteration:
             stage = None
     return report
+
+
+def _check_cluster(study: Study, session: Session) -> None:
+    """Raise an error for a cluster that does not answer or cannot run a trial; say its room."""
+    settings = session.settings
+    if settings.on_cluster:
+        processes = replicas.processes_of(study.given.values())
+        options = RunOptions(cluster=settings.cluster_options(), processes=processes)
+        room = slots(settings.engine, settings.threads, options)
+        session.say(
+            f"{settings.engine} cluster at {settings.address}: room for {counted(room, 'trial')} "
+            "at once"
+        )
+
+
+def _check_outputs(study: Study, session: Session) -> None:
+    """Raise an error for a file or folder of the study that cannot be written to."""
+    from ..lab.tracking import api as tracking_api
+
+    settings = session.settings
+    outputs.check([*study.given.values(), settings])
+    outputs.check_one(outputs.FOLDER, session.store.root, "--store")
+    if settings.tracking:
+        database = tracking_api.resolve(settings.mlflow_path).database
+        outputs.check_one(outputs.FILE, database, "--mlflow-path")

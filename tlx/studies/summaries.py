@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
+from ..errors import counted
 from ..lab.records import MetricLabel, MetricPoint, StoredStudy
 from ..lab.redaction import redact
 from ..plots import statistics
@@ -19,6 +20,7 @@ WARNINGS_TAG = "tlx.warnings"
 NO_WARNING = "none"
 TABLE_LINES = 40  # of a description: the whole table is among the artifacts
 PROGRAMS = ("tlx", "__main__.py")
+ADDRESS, HIDDEN = "--address", "ADDRESS"
 
 
 def write(  # noqa: PLR0913 — the parts of a summary, all by name
@@ -58,7 +60,7 @@ def write(  # noqa: PLR0913 — the parts of a summary, all by name
         shown["tags"] = {**(tags or {}), WARNINGS_TAG: " | ".join(warnings) or NO_WARNING}
     elif tags:
         shown["tags"] = dict(tags)
-    first = verdict or f"{study['title']}: {finished} of {of} trials finished"
+    first = verdict or f"{study['title']}: {finished} of {counted(of, 'trial')} finished"
     if labels:
         shown["labels"] = list(labels)
     sentences = result_warnings.lines(
@@ -92,7 +94,18 @@ def description(verdict: str, table: str, sentences: Sequence[str], folder: Path
 
 
 def command_line() -> str:
-    """Return the running command, without secrets; "" where it is not tlx's (a notebook)."""
+    """Return the running command, without secrets; "" where it is not tlx's (a notebook).
+
+    The address of a cluster is left out: who reads the results need not know it.
+    """
     if not sys.argv or Path(sys.argv[0]).name not in PROGRAMS:
         return ""
-    return redact(shlex.join(["tlx", *sys.argv[1:]]))
+    words = ["tlx"]
+    for word in sys.argv[1:]:
+        if words[-1] == ADDRESS:
+            words.append(HIDDEN)
+        elif word.startswith(f"{ADDRESS}="):
+            words.append(f"{ADDRESS}={HIDDEN}")
+        else:
+            words.append(word)
+    return redact(shlex.join(words))

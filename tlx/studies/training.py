@@ -24,6 +24,7 @@ def training_context(context: TrialContext, **more: Any) -> TrainingContext:
     `shared`, for one of many that score the same images.
     """
     from ..models.training import TrainingContext
+    from .replicas import recruiter
 
     return TrainingContext(
         context.device,
@@ -33,6 +34,7 @@ def training_context(context: TrialContext, **more: Any) -> TrainingContext:
         context.stopping,
         usage=context.usage,
         inherit=context.inherit,
+        recruit=recruiter(context.device, context.stopping),
         **more,
     )
 
@@ -47,6 +49,7 @@ def fit_details(network: Network, inputs: Inputs, fitted: TrainingOutcome) -> di
         "val_images": len(inputs.val),
         "test_images": len(inputs.test) if inputs.test else 0,
         "parameters": sum(p.numel() for p in network.parameters()),
+        **({} if fitted.replicas is None else {"replicas": fitted.replicas}),
     }
 
 

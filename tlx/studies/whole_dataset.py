@@ -87,6 +87,7 @@ class WholeDataset(Recipe):
             "Learning rate": self.learning_rate,
             "Momentum": self.momentum,
             "Maximum epochs": self.epochs,
+            **self.replica_params(),
         }
 
 

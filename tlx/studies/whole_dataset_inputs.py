@@ -17,7 +17,7 @@ from ..data.pixels import Pixels
 from ..data.sides import Sides
 from ..data.sizing import Sizing
 from ..data.streams import seeded_permutation
-from ..errors import BadDataError, raise_all
+from ..errors import BadDataError, counted, raise_all
 from ..lab.records import DataInput
 from ..lab.settings import Settings
 from ..models import backbones
@@ -190,7 +190,8 @@ def _refuse_empty(folder: ImageFolder, roles: dict[str, list[Image]], sides: Sid
     for role, images in roles.items():
         empty = [label for label in folder.classes if label not in _counts(images)]
         if empty:
-            more = f" and {len(empty) - 5} more classes" if len(empty) > 5 else ""
+            hidden = counted(len(empty) - 5, "more class", "more classes")
+            more = f" and {hidden}" if len(empty) > 5 else ""
             what = f"no {role} image of class {', '.join(map(repr, empty[:5]))}{more}"
             problems.append(
                 BadDataError(
@@ -214,7 +215,7 @@ def refuse_few(
     few = [f"'{label}' {count}" for label, count in counts.items() if count <= held]
     if few:
         shown = ", ".join(few[:10]) + (
-            f" and {len(few) - 10} more classes" if len(few) > 10 else ""
+            f" and {counted(len(few) - 10, 'more class', 'more classes')}" if len(few) > 10 else ""
         )
         raise BadDataError(
             "too-few-images",

@@ -5,11 +5,16 @@ A row imports its module when it is called: a command that runs nothing loads no
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from .. import signals
 from ..tasks import Event, Outcome, RunOptions, Task
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
 
 DEFAULT = RunOptions()
 
@@ -86,4 +91,75 @@ def run_locally(
     )
 
 
-ENGINES: dict[str, Engine] = {"local": run_locally}
+@dataclass(frozen=True)
+class ClusterKind:
+    """Kind of cluster: an example of its address, and how a driver connects to one.
+
+    connect  called with the options of the run and the threads of a task; raises ResourceError if
+             no cluster answers
+    """
+
+    address: str
+    connect: Callable[[RunOptions, int], Cluster]
+
+
+def _dask(options: RunOptions, threads: int) -> Cluster:
+    from . import dask
+
+    return dask.DaskCluster(options)
+
+
+def _ray(options: RunOptions, threads: int) -> Cluster:
+    from . import ray
+
+    return ray.RayCluster(options, threads)
+
+
+CLUSTERS = {"dask": ClusterKind("tcp://HOST:8786", _dask), "ray": ClusterKind("auto", _ray)}
+
+
+def run_on(kind: ClusterKind) -> Engine:
+    """Return the engine that runs tasks on a cluster that already runs."""
+
+    def run(
+        tasks: Sequence[Task],
+        *,
+        workers: int,
+        threads: int = 1,
+        on_event: Callable[[Event], None],
+        stop: Callable[[], bool] = signals.stopping,
+        options: RunOptions = DEFAULT,
+    ) -> list[Outcome]:
+        from . import cluster
+
+        if not tasks:
+            return []
+        with contextlib.closing(kind.connect(options, threads)) as connected:
+            return cluster.run_all(
+                connected,
+                tasks,
+                workers=workers,
+                threads=threads,
+                on_event=on_event,
+                stop=stop,
+                options=options,
+            )
+
+    return run
+
+
+def slots(engine: str, threads: int, options: RunOptions) -> int:
+    """Return how many tasks a cluster has room for now.
+
+    Raises ResourceError if none answers.
+    """
+    with contextlib.closing(CLUSTERS[engine].connect(options, threads)) as connected:
+        return connected.slots()
+
+
+LOCAL = "local"
+ENGINES: dict[str, Engine] = {
+    LOCAL: run_locally,
+    "dask": run_on(CLUSTERS["dask"]),
+    "ray": run_on(CLUSTERS["ray"]),
+}

@@ -1,4 +1,8 @@
-"""Server that forks the workers of the local engine, with what is heavy already imported."""
+"""Servers that fork the workers of the local engine, with what is heavy already imported.
+
+A server for each number of threads and set of modules: threads of one process (those of a Dask
+worker) may run tasks of several studies at once.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,13 @@ import multiprocessing.forkserver
 import os
 import signal
 import sys
+import threading
+import time
 import types
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from ...errors import ResourceError, resource_error
 from .. import signals
@@ -32,61 +39,174 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
-_running_with: tuple[int, tuple[str, ...]] | None = None  # threads and modules of the server
+# One thread at a time changes what belongs to the whole process: its environment, its main module,
+# and which server the standard library asks.
+_changing = threading.RLock()
 
 
-def context(threads: int, preload: tuple[str, ...]) -> multiprocessing.context.ForkServerContext:
-    """Return the forkserver context, its server running with these modules and as many threads."""
-    global _running_with  # noqa: PLW0603 — one server a process
-    server: Any = multiprocessing.forkserver._forkserver
-    if _running_with is None:
-        atexit.register(_kill_server, os.getpid())
-    elif _running_with != (threads, preload):
-        server._stop()  # its environment was fixed when it started
-    _running_with = (threads, preload)
-    result = multiprocessing.get_context("forkserver")
-    result.set_forkserver_preload([*preload, engines_worker.__name__])
-    # Numeric libraries read the thread variables when they are loaded. PYTHONSAFEPATH: a file in
-    # the working directory must not shadow a library. Signals are for the driver: the server must
-    # not die of them.
-    variables = dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONSAFEPATH": "1"}
-    variables |= {name: os.environ.get(name, value) for name, value in MALLOC.items()}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP_SIGNALS)
+@dataclass(eq=False)
+class ReadyProcess:
+    """Process that waits for a task, and the connection over which it gets one."""
+
+    process: BaseProcess
+    connection: Connection
+    since: float = field(default_factory=time.monotonic)
+
+    def end(self) -> None:
+        """End it."""
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+
+@dataclass
+class Server:
+    """Server that forks processes with the same threads and modules."""
+
+    threads: int
+    preload: tuple[str, ...]
+    process: multiprocessing.forkserver.ForkServer = field(
+        default_factory=multiprocessing.forkserver.ForkServer
+    )
+    users: int = 0
+    ready: list[ReadyProcess] = field(default_factory=list)
+
+    @property
+    def context(self) -> multiprocessing.context.ForkServerContext:
+        """Return the context whose processes `start` starts."""
+        return multiprocessing.get_context("forkserver")
+
+    def prepare(self) -> None:
+        """Start a process that waits for a task; errors as for `take`."""
+        prepared = self._started()
+        with _changing:
+            self.ready.append(prepared)
+
+    def take(self) -> ReadyProcess:
+        """Return a process that waits for a task: one that is ready, else a new one.
+
+        Raises ResourceError if the server is gone or refuses.
+        """
+        while True:
+            with _changing:
+                prepared = self.ready.pop() if self.ready else None
+            if prepared is None:
+                return self._started()
+            if prepared.process.is_alive():
+                return prepared
+            prepared.end()
+
+    def end_ready(self, older_than_s: float = 0.0) -> None:
+        """End the processes that have waited for so long."""
+        before = time.monotonic() - older_than_s
+        with _changing:
+            old = [prepared for prepared in self.ready if prepared.since <= before]
+            self.ready = [prepared for prepared in self.ready if prepared not in old]
+        for prepared in old:
+            prepared.end()
+
+    def _started(self) -> ReadyProcess:
+        connection, worker_connection = self.context.Pipe()
+        process = self.context.Process(target=engines_worker.serve, args=(worker_connection,))
+        try:
+            self.start(process)
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            worker_connection.close()  # only the worker holds it: its death closes the connection
+        return ReadyProcess(process, connection)
+
+    def start(self, process: BaseProcess) -> None:
+        """Start a process of `context`.
+
+        Raises ResourceError if the server is gone or refuses.
+        """
+        try:
+            with _changing, _no_main(), _asked_of(self.process):
+                process.start()
+        except (EOFError, OSError) as error:
+            refused = resource_error(error)
+            raise refused or ResourceError(
+                "fork-server-lost",
+                "the process that starts the workers was killed",
+                remedy="run the same command again; if it was for want of memory, with fewer "
+                "--workers, or with --workers 0",
+            ) from error
+
+    def ensure_running(self) -> None:
+        """Start the server unless it runs.
+
+        Numeric libraries read the thread variables when they are loaded. PYTHONSAFEPATH: a file in
+        the working directory must not shadow a library. Signals are for the driver: the server must
+        not die of them.
+        """
+        self.process.set_forkserver_preload([*self.preload, engines_worker.__name__])
+        variables = dict.fromkeys(THREAD_VARIABLES, str(self.threads)) | {"PYTHONSAFEPATH": "1"}
+        variables |= {name: os.environ.get(name, value) for name, value in MALLOC.items()}
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP_SIGNALS)
+        try:
+            with _environment(variables), _no_main():
+                self.process.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+_servers: dict[tuple[int, tuple[str, ...]], Server] = {}
+
+
+@contextlib.contextmanager
+def serving(threads: int, preload: tuple[str, ...]) -> Iterator[Server]:
+    """Keep a server with these modules and as many threads running inside the block.
+
+    It stays for the next block that asks for the same. Servers that are asked by nobody end when
+    one of another kind is.
+    """
+    with _changing:
+        if not _servers:
+            atexit.register(_kill_servers, os.getpid())
+        server = _servers.setdefault((threads, preload), Server(threads, preload))
+        server.users += 1
+        for kind, other in tuple(_servers.items()):
+            if not other.users:
+                other.end_ready()
+                other.process._stop()  # type: ignore[attr-defined]  # its own way to end
+                del _servers[kind]
+        server.ensure_running()
     try:
-        with _environment(variables), _no_main():
-            server.ensure_running()
+        yield server
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return result
+        with _changing:
+            server.users -= 1
 
 
-def start(process: BaseProcess) -> None:
-    """Start a worker.
+def pids() -> list[int]:
+    """List the process numbers of the servers that run."""
+    numbers = [getattr(server.process, "_forkserver_pid", None) for server in _servers.values()]
+    return [number for number in numbers if number is not None]
 
-    Raises Resource if the server that forks them is gone or refuses.
+
+def _kill_servers(owner: int) -> None:
+    """Kill the servers at the end of the process that started them.
+
+    Their own end takes seconds, and holds what waits for the end of the output (tlx … | tee log).
     """
+    if os.getpid() == owner:
+        for pid in pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _asked_of(server: multiprocessing.forkserver.ForkServer) -> Iterator[None]:
+    """Let the standard library ask this server for new processes inside the block."""
+    module = multiprocessing.forkserver
+    before = module.connect_to_new_process
+    module.connect_to_new_process = server.connect_to_new_process
     try:
-        with _no_main():
-            process.start()
-    except (EOFError, OSError) as error:
-        refused = resource_error(error)
-        raise refused or ResourceError(
-            "fork-server-lost",
-            "the process that starts the workers was killed",
-            remedy="run the same command again; if it was for want of memory, with fewer "
-            "--workers, or with --workers 0",
-        ) from error
-
-
-def _kill_server(owner: int) -> None:
-    """Kill the server at the end of the process that started it.
-
-    Its own end takes seconds, and holds what waits for the end of the output (tlx … | tee log).
-    """
-    pid = getattr(multiprocessing.forkserver._forkserver, "_forkserver_pid", None)
-    if pid is not None and os.getpid() == owner:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        yield
+    finally:
+        module.connect_to_new_process = before
 
 
 @contextlib.contextmanager

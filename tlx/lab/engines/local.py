@@ -1,8 +1,10 @@
 """Local engine: tasks in this process, or one fresh supervised process a task.
 
-The outcome is the same. A fresh process is forked in about 0.03 s from a server that has imported
-what is heavy (forkserver). If a worker is killed, its task is retried, the others are not affected,
-and its memory is freed. If the driver dies, even by kill -9, its workers die with it.
+The outcome is the same. A fresh process is forked from a server that has imported what is heavy
+(forkserver). That takes about 0.1 s, so that a process is made ready while the tasks before it run,
+and a task begins while the process of the one before it still ends. If a worker is killed, its task
+is retried, the others are not affected, and its memory is freed. If the driver dies, even by
+kill -9, its workers die with it.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ import importlib
 import multiprocessing.connection
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -33,6 +35,8 @@ from . import worker as engines_worker
 GRACE_S = 10.0  # for a worker to stop at its next boundary, or to end after its result
 DUMP_S = 0.5  # for a worker that takes too long to write its stack
 POLL_S = 0.1
+MOST_READY = 2  # processes that are started before a worker is free for their task
+READY_S = 2.0  # that such a process waits for tasks of another call
 
 
 def run_all(
@@ -125,6 +129,7 @@ class _Worker:
     kill_at: float = float("inf")
     is_overdue: bool = False
     was_stopped: bool = False
+    is_freed: bool = False  # another task may run in its place
     is_connected: bool = True  # something may still come over the connection
     outcome: Outcome | None = None
 
@@ -164,25 +169,43 @@ class _Supervisor:
         self.workers: list[_Worker] = []
         self.outcomes: dict[str, Outcome] = {}
         self.is_stopping = False
+        self.most_processes = 2 * workers  # with those that still end after their outcome
+        self.prepares = True
 
     def run(self, stop: Callable[[], bool]) -> dict[str, Outcome]:
-        context = forkserver.context(self.threads, self.options.preload)
-        try:
-            while self.waiting or self.workers:
-                if stop():
-                    self._stop()
-                while self.waiting and self.free_devices:
-                    self._start(context, *self.waiting.popleft())
-                self._poll()
-            return self.outcomes
-        finally:
-            for worker in self.workers:
-                worker.kill()
-                worker.process.join()
+        with forkserver.serving(self.threads, self.options.preload) as server:
+            try:
+                while self.waiting or self.workers:
+                    if stop():
+                        self._stop()
+                    while self.waiting and self.free_devices:
+                        self._start(server, *self.waiting.popleft())
+                    self._prepare(server)
+                    self._poll()
+                return self.outcomes
+            finally:
+                for worker in self.workers:
+                    worker.kill()
+                    worker.process.join()
+                if self.options.more_later:
+                    _end_soon(server)
+                else:
+                    server.end_ready()
 
-    def _start(self, context: ForkServerContext, task: Task, attempt: int) -> None:
+    def _prepare(self, server: forkserver.Server) -> None:
+        """Start a process for a task to come, unless enough are ready.
+
+        It saves time alone: where none can be started, tasks that run are not ended for it.
+        """
+        wanted = min(MOST_READY, len(self.waiting) + self.options.more_later)
+        if self.prepares and len(server.ready) < wanted:
+            try:
+                server.prepare()
+            except ResourceError:
+                self.prepares = False
+
+    def _start(self, server: forkserver.Server, task: Task, attempt: int) -> None:
         device = self.free_devices.popleft()
-        connection, worker_connection = context.Pipe()
         request = engines_worker.WorkerRequest(
             task.call,
             task.args,
@@ -192,13 +215,12 @@ class _Supervisor:
             self.options.log(task.key),
             {"PYTHONSAFEPATH": os.environ.get("PYTHONSAFEPATH")},
         )
-        process = context.Process(
-            target=engines_worker.serve, args=(worker_connection, request), name=task.title
-        )
         self.on_event(Started(task.key, attempt))
-        forkserver.start(process)
-        worker_connection.close()  # only the worker holds it now: its death closes the connection
-        self.workers.append(_Worker(task, attempt, device, process, connection))
+        prepared = server.take()
+        worker = _Worker(task, attempt, device, prepared.process, prepared.connection)
+        self.workers.append(worker)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died: seen as it ends
+            worker.connection.send(request)
 
     def _stop(self) -> None:
         """Ask every worker to stop, give them time, and raise Stopped."""
@@ -244,7 +266,16 @@ class _Supervisor:
     def _on_outcome(self, worker: _Worker, outcome: Outcome) -> None:
         worker.outcome = self.outcomes[worker.task.key] = outcome
         worker.kill_at = time.monotonic() + GRACE_S
+        # a device is not shared with a process that still ends
+        if not self.options.devices and len(self.workers) < self.most_processes:
+            self._free(worker)
         self.on_event(_end_event(outcome))
+
+    def _free(self, worker: _Worker) -> None:
+        """Let another task begin in a worker's place."""
+        if not worker.is_freed:
+            worker.is_freed = True
+            self.free_devices.append(worker.device)
 
     def _check_time(self) -> None:
         """Kill workers whose time to end is over; dump the stack of those that take too long."""
@@ -267,7 +298,7 @@ class _Supervisor:
             self._on_message(worker)
         worker.connection.close()
         self.workers.remove(worker)
-        self.free_devices.append(worker.device)
+        self._free(worker)
         if worker.outcome is None and not self.is_stopping:
             self._retry_or_fail(worker)
 
@@ -280,6 +311,13 @@ class _Supervisor:
         else:
             self.outcomes[key] = Outcome(worker.task, error=error, attempts=worker.attempt)
             self.on_event(Failed(key, error, will_retry=False))
+
+
+def _end_soon(server: forkserver.Server) -> None:
+    """End processes that nobody has taken in a while."""
+    timer = threading.Timer(READY_S, server.end_ready, (READY_S,))
+    timer.daemon = True
+    timer.start()
 
 
 def _death_error(worker: _Worker, options: RunOptions) -> TlxError:

@@ -39,6 +39,15 @@ class WorkerRequest:
     environment: Mapping[str, str | None]
 
 
+class _Current:
+    request: WorkerRequest | None = None
+
+
+def current() -> WorkerRequest | None:
+    """Return the request that this process runs; None where it is no worker."""
+    return _Current.request
+
+
 def function(dotted: str) -> Callable[..., Any]:
     """Return the function that "package.module:function" names."""
     module, _, name = dotted.partition(":")
@@ -46,15 +55,23 @@ def function(dotted: str) -> Callable[..., Any]:
     return result
 
 
-def serve(connection: Connection, request: WorkerRequest) -> None:
-    """Run a task in a worker process; send its events and its outcome over `connection`."""
+def serve(connection: Connection) -> None:
+    """Wait for a request, run its task; send its events and its outcome over `connection`."""
     # its own group: whatever it forks is killed with it, and Ctrl-C reaches the driver only
     os.setpgid(0, 0)
-    _die_with_parent()
+    die_with_parent()
     signals.in_worker()
+    try:
+        request: WorkerRequest = connection.recv()
+    except (EOFError, OSError):  # nothing is to be done any more, or the driver is gone
+        return
+    except Exception as error:  # arguments that cannot be opened here
+        connection.send((ERROR, bug(error, None)))
+        return
+    _Current.request = request
     threading.Thread(target=_die_with_driver, args=(connection,), daemon=True).start()
     _set_environment(request)
-    with _log_file(request.log):
+    with log_file(request.log):
         message = _run(connection, request)
         try:
             connection.send(message)
@@ -81,7 +98,7 @@ def bug(error: BaseException, log: Path | None) -> TlxError:
     """Return an unforeseen exception as a TlxError, its traceback in `log`."""
     text = f"{type(error).__name__}: {error}"[:500]
     if log is not None:
-        with contextlib.suppress(OSError, TlxError), _appending(log) as file:
+        with contextlib.suppress(OSError, TlxError), appending(log) as file:
             traceback.print_exception(error, file=file)
     refused = resource_error(error)
     if refused is not None:
@@ -92,7 +109,8 @@ def bug(error: BaseException, log: Path | None) -> TlxError:
     return TlxError("bug", text, where=log or "", remedy=remedy)
 
 
-def _appending(path: Path) -> TextIO:
+def appending(path: Path) -> TextIO:
+    """Open the log of a task at its end."""
     return os.fdopen(
         files.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND),
         "a",
@@ -115,12 +133,12 @@ def _set_environment(request: WorkerRequest) -> None:
 
 
 @contextlib.contextmanager
-def _log_file(path: Path | None) -> Iterator[None]:
+def log_file(path: Path | None) -> Iterator[None]:
     """Write crashes and stack dumps to `path` inside the block; an empty file is removed."""
     if path is None:
         yield
         return
-    with _appending(path) as file:
+    with appending(path) as file:
         faulthandler.enable(file)
         faulthandler.register(DUMP, file)
         try:
@@ -137,7 +155,7 @@ def _remove_if_empty(path: Path, file: TextIO) -> None:
         path.unlink(missing_ok=True)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """End this process when the server that forked it dies (Linux).
 
     The driver's end is watched too.

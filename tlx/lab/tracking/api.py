@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ... import locks
-from ...errors import BusyError, Stopped, TlxError, UntrackedError
+from ...errors import BusyError, Stopped, TlxError, UntrackedError, counted
 from .. import signals
 from ..redaction import redact
 from ..store import Store
+from ..tasks import Waiting
 from . import launcher as tracking_launcher
 from .client import Abandoned, Sender, refused
 from .launcher import Launcher
@@ -74,14 +75,15 @@ class Sent:
         if self.unsent or self.problem:
             raise UntrackedError(
                 "unsent",
-                f"{self.unsent} records not yet sent{self.problem and ': ' + self.problem}",
+                f"{counted(self.unsent, 'record')} not yet "
+                f"sent{self.problem and ': ' + self.problem}",
                 remedy="run `tlx sync` when the tracking server is back",
             )
 
     def __str__(self) -> str:
         why = f" ({self.problem})" if self.problem else ""
         return (
-            f"{self.unsent} records not yet sent{why}; `tlx sync` sends them"
+            f"{counted(self.unsent, 'record')} not yet sent{why}; `tlx sync` sends them"
             if self.unsent
             else "all records sent"
         )
@@ -202,13 +204,13 @@ class Mirror:
         environ: Mapping[str, str] | None = None,
         wake_s: float = WAKE_S,
         wait: bool = True,
-        on_wait: Callable[[float], None] = lambda seconds: None,
+        on_wait: Callable[[Waiting], None] = lambda event: None,
     ):
         """Prepare to follow a study.
 
         wait     wait at the end for a server that has not taken the last records; else they are
                  left to `sync`
-        on_wait  called with the most seconds to wait, once that takes long
+        on_wait  called with what is waited for, once that takes long
         """
         self._wait, self._on_wait = wait, on_wait
         self.target, self.wake_s, self.report = target, wake_s, Sent(0, 0)
@@ -258,7 +260,7 @@ class Mirror:
         notice_s = min(NOTICE_S, deadline_s)
         self._thread.join(notice_s)
         if self._thread.is_alive() and deadline_s > notice_s:
-            self._on_wait(deadline_s)
+            self._on_wait(Waiting(deadline_s, is_local=bool(self.target.database)))
         while self._thread.is_alive() and time.monotonic() < ends_at:
             if signals.stopping() and not was_stopping:
                 return

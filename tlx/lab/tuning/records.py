@@ -21,7 +21,7 @@ from typing import Any
 from ... import __version__, files, locks
 from ...errors import BusyError
 from ...result import Result
-from .. import environment
+from .. import attempts, environment
 from ..records import StoredTrial
 from ..sealed import FORMAT
 from ..store import JOURNAL, Draft, Store
@@ -116,8 +116,15 @@ class Records:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[files.Journal]:
-        """Hold a slot of one's own inside the block: a killed process's slot is reused."""
+        """Hold a slot of one's own inside the block: a killed process's slot is reused.
+
+        An attempt on a cluster has a file of its name, and needs no lock.
+        """
         files.make_folder(self.folder)
+        if attempts.current():
+            with files.Journal(self.folder / f"{attempts.current()}.journal") as journal:
+                yield journal
+            return
         with contextlib.ExitStack() as held:
             for slot in range(SLOTS):
                 path = self.folder / f"{slot:04d}.journal"

@@ -83,9 +83,11 @@ class Seeded(BaseSampler):
             self._grid.insert(0, self._first)
         self._inner: BaseSampler = optuna.samplers.RandomSampler(seed=0)
         self._fixed: dict[str, Any] | None = None
+        self._drawn: set[str] = set()  # parameters of the trial that this process has drawn
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Create the sampler of this trial."""
+        self._drawn = set()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if self._make is not None:
@@ -108,6 +110,7 @@ class Seeded(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]
     ) -> dict[str, object]:
         """Sample the joint parameters."""
+        self._drawn |= search_space.keys()
         return (
             {}
             if self._fixed is not None
@@ -120,6 +123,13 @@ class Seeded(BaseSampler):
         """Sample one parameter on its own."""
         if self._fixed is not None:
             return self._fixed[param_name]
+        enqueued = trial.system_attrs.get("fixed_params", {})
+        for name, known in trial.distributions.items():
+            # drawn by a process that was killed: the next draw is the one behind it
+            if name not in self._drawn and name not in enqueued:
+                self._drawn.add(name)
+                self._inner.sample_independent(study, trial, name, known)
+        self._drawn.add(param_name)
         return self._inner.sample_independent(study, trial, param_name, distribution)
 
     def after_trial(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import BadDataError, TlxError, UnknownNameError
+from ...errors import BadDataError, TlxError, UnknownNameError, counted
 from .norms import NORMS, SQUARED
 from .rules import RULES, rule_of
 
@@ -274,19 +274,22 @@ def _warnings(
     messages = []
     if undefined:
         messages.append(
-            f"T is undefined in {len(undefined)} of {len(profile)} layers, which did not move from "
+            f"T is undefined in {len(undefined)} of "
+            f"{counted(len(profile), 'layer')}, which did not move from "
             f"pretrained "
             f"to finetuned (frozen, or the same file?): {', '.join(undefined)}"
         )
     if confounded:
         messages.append(
-            f"warning: in {len(confounded)} of {len(profile)} layers fine-tuning moved less than "
+            f"warning: in {len(confounded)} of {counted(len(profile), 'layer')} "
+            "fine-tuning moved less than "
             f"{100 * little:g} % of what pre-training moved, so that T says only how little "
             f"(learning rate? steps? images?): {', '.join(confounded)}"
         )
     if still := [row.name for row in profile if row.movement is None]:
         messages.append(
-            f"random and pretrained are the same in {len(still)} of {len(profile)} layers, where T "
+            f"random and pretrained are the same in {len(still)} of "
+            f"{counted(len(profile), 'layer')}, where T "
             f"is 1 by "
             f"construction: {', '.join(still)}"
         )

@@ -22,7 +22,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ... import files
-from ...errors import ResourceError
+from ...errors import ResourceError, counted
 from .. import samples
 from ..blocks import DROPOUTS
 from ..network import Network
@@ -253,13 +253,13 @@ def _decide(
     place = "in memory" if where == "memory" else "in a file"
     return replace(
         choice,
-        reason=f"prefix of {choice.depth} blocks kept {place}: {described}, saves about "
-        f"{100 * share:.0f} % of the arithmetic of {wish.epochs} epochs",
+        reason=f"prefix of {counted(choice.depth, 'block')} kept {place}: {described}, saves about "
+        f"{100 * share:.0f} % of the arithmetic of {counted(wish.epochs, 'epoch')}",
     )
 
 
 def _computed(choice: CacheDecision, why: str) -> str:
-    return f"prefix of {choice.depth} blocks computed in every epoch: {why}"
+    return f"prefix of {counted(choice.depth, 'block')} computed in every epoch: {why}"
 
 
 def whether_to_keep(

@@ -20,6 +20,7 @@ ORIGINS = {  # (architecture, source) of the trade-off study → where its weigh
     ("resnet50", "places365"): "http://places2.csail.mit.edu/models_places365/"
     "resnet50_places365.pth.tar, to be renamed to .pth",
 }
+SAME_WEIGHTS = {"vgg16-4096": "vgg16"}  # backbone → whose weights it takes
 SOURCES = ("imagenet", "places365")
 
 
@@ -48,6 +49,7 @@ def where_published(architecture: str, source: str) -> str:
 
 def _in_folder(folder: Path, architecture: str, source: str | None) -> Path:
     wanted = _plain(source or SOURCES[0])
+    architecture = SAME_WEIGHTS.get(architecture.lower(), architecture)
     fitting = [
         path
         for path in sorted(folder.iterdir())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ...errors import BadDataError
+from ...errors import BadDataError, counted
 
 COUNTER = (
     "num_batches_tracked"  # absent from files of PyTorch before 0.4.1, and used by nothing here
@@ -26,6 +26,7 @@ class WeightMatch:
     missing         names that the network has and the file has not
     unexpected      names that the file has and the network has not
     renamed         file's name → network's name, where they differ
+    absent          ignored names of the network that the file has not, or of another shape
     """
 
     matched: int
@@ -33,6 +34,7 @@ class WeightMatch:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    absent: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -40,7 +42,7 @@ class WeightMatch:
         return self.matched / self.total if self.total else 1.0
 
     def __str__(self) -> str:
-        return f"{self.matched} of {self.total} tensors matched"
+        return f"{self.matched} of {counted(self.total, 'tensor')} matched"
 
 
 def load_into(
@@ -70,6 +72,7 @@ def load_into(
         tuple(k for k in own if k in wanted and k not in given),
         tuple(k for k in given if k not in own and not k.endswith(COUNTER)),
         renamed,
+        tuple(k for k in own if k in ignored - fitting and not k.endswith(COUNTER)),
     )
     differing = [k for k in own if k in wanted and k in given and k not in fitting]
     if match.share < least:

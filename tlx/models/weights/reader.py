@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import pickle
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -270,6 +271,12 @@ def _torch(path: Path) -> Read:
 
 def _refused(path: Path, names: tuple[str, ...]) -> UnsafeError:
     unknown = weights_archives.foreign(names) or names
+    remedy = "refused; convert with a trusted tool: torch.save(model.state_dict(), 'weights.pth')"
+    if any(name.startswith("torch.nn.modules.") for name in names):
+        remedy += (
+            "; this is a whole module: where the code of its class can be imported, and if you "
+            f"trust whoever made it, {resaving(path)}"
+        )
     what = (
         f"a pickle that would run code: {', '.join(unknown[:8])}"
         if unknown
@@ -280,9 +287,19 @@ def _refused(path: Path, names: tuple[str, ...]) -> UnsafeError:
         what,
         where=path,
         expected="a state_dict: names and tensors only",
-        remedy="refused; convert with a trusted tool: "
-        "torch.save(model.state_dict(), 'weights.pth')",
+        remedy=remedy,
     )
+
+
+def resaving(path: Path) -> str:
+    """Return the command that writes the tensors of a pickled module beside it."""
+    target = path.with_name(f"{path.stem}-state.pth")
+    script = (
+        f"import torch; m = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
+        f"torch.save(m.state_dict(), {str(target)!r})"
+    )
+    is_plain = not set(script) & set('"$`\\!')
+    return f'python -c "{script}"' if is_plain else f"python -c {shlex.quote(script)}"
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from ...data.streams import seeded_permutation
 from ...errors import BadDataError
 from ...features import fitting, voting
 from ...features.classifiers import Knn
+from ...features.sharded import LayerArray
 from ...metrics.coordinates import coordinates
 from ..layer_measures import LAYER_METRICS, LayerMetric, LayerRows, MeasureSettings, thinned
 from .spec import BlockMeasures
@@ -73,19 +74,19 @@ class _Collected:
         }
 
 
-def alone(spec: BlockMeasures, x: np.ndarray, labels: Sequence[str]) -> Measured:
+def alone(spec: BlockMeasures, x: LayerArray, labels: Sequence[str]) -> Measured:
     """Compute the measures of one network.
 
     x (n, …), labels (n,). Names: the panels of LAYER_METRICS, and knn (see `knn`).
     """
-    x, of = _rows(x, labels)
-    collected, parts = _Collected(x), _parts(len(x), spec)
-    layer = LayerRows(x, of, measure_settings(spec))
+    rows, of = _rows(x, labels)
+    collected, parts = _Collected(rows), _parts(len(rows), spec)
+    layer = LayerRows(rows, of, measure_settings(spec))
     for metric in LAYER_METRICS.values():
         if metric.in_atlas is not None:
             measure = functools.partial(with_interval, metric, layer, parts)
             collected.add(metric.in_atlas.name, measure)
-    collected.add("knn", lambda: knn(x, of, spec.k, spec.folds, spec.seed))
+    collected.add("knn", lambda: knn(rows, of, spec.k, spec.folds, spec.seed))
     return collected.plain()
 
 
@@ -121,17 +122,17 @@ def with_interval(metric: LayerMetric, layer: LayerRows, parts: list[np.ndarray]
     return whole, low, high
 
 
-def beside(spec: BlockMeasures, x: np.ndarray, y: np.ndarray, labels: Sequence[str]) -> Measured:
+def beside(spec: BlockMeasures, x: LayerArray, y: LayerArray, labels: Sequence[str]) -> Measured:
     """Compare a network, x (n, …), and that trained on the target, y (n, …), on the same images.
 
     cka_source, linear CKA (unbiased) of the block of the one with the same block of the other.
     """
-    x, y = _rows(x, labels)[0], _rows(y, labels)[0]
-    collected, parts = _Collected(x), _parts(len(x), spec)
+    rows, others = _rows(x, labels)[0], _rows(y, labels)[0]
+    collected, parts = _Collected(rows), _parts(len(rows), spec)
 
     def alike() -> Interval:
-        whole, a, b = metrics.cka(x, y), coordinates(x), coordinates(y)
-        return _spread(whole, parts, len(x), lambda p: metrics.cka(a[p], b[p]))
+        whole, a, b = metrics.cka(rows, others), coordinates(rows), coordinates(others)
+        return _spread(whole, parts, len(rows), lambda p: metrics.cka(a[p], b[p]))
 
     collected.add("cka_source", alike)
     return collected.plain()
@@ -174,16 +175,16 @@ def knn(
 # ---------------------------------------------------------------- pieces
 
 
-def _rows(x: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _rows(x: LayerArray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return x as (n, d), and its labels.
 
     At most MOST rows, evenly spaced in the order of their classes.
     """
-    x, of = x.reshape(len(x), -1), np.asarray(labels)
+    flat, of = x.reshape(len(x), -1), np.asarray(labels)
     if len(of) <= MOST:
-        return x, of
+        return np.asarray(flat), of
     index = thinned(of, MOST)
-    return np.asarray(x[index]), of[index]
+    return np.asarray(flat[index]), of[index]
 
 
 def _parts(n: int, spec: BlockMeasures) -> list[np.ndarray]:

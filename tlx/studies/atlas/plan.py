@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import files
 from ...data import datasets
-from ...errors import BadDataError, MissingError, UsageError
+from ...errors import BadDataError, MissingError, UsageError, counted
 from ...features.dump import Dump
 from ...lab.settings import Settings
 from ...lab.store import Store
@@ -163,7 +163,8 @@ def _samples(folder: datasets.ImageFolder, spec: Atlas, notes: list[str]) -> int
         least = min(counts, key=lambda label: counts[label])
         raise UsageError(
             "out-of-range",
-            f"{spec.samples} samples of {len(counts)} classes, of '{least}' {counts[least]}",
+            f"{spec.samples} samples of {counted(len(counts), 'class', 'classes')}, "
+            f"of '{least}' {counts[least]}",
             where="--samples",
             expected=f"at least {2 * len(counts)}, and 2 images of every class",
             remedy="use --samples 0 or --part all",
@@ -213,7 +214,8 @@ def atlas_study(
     trials = [Trial(resolved, AtlasInputs(dump, labels))]
     weights = _tuned(looked, store)
     if weights is not None:
-        beside = extraction(spec.replace(model=str(weights), source=None), settings, progress)
+        tuned = spec.replace(model=str(weights), source=None)
+        beside = extraction(tuned, settings, progress, looked.notes)
         trials.append(
             Trial(
                 resolved.replace(against=beside.key, split=1),

@@ -152,5 +152,6 @@ class AtlasGrid(Spec):
     out: str = setting(
         "",
         identity=False,
+        writes="folder",
         help="also write figure and table (atlas.png, .csv, .json) into this folder",
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ...errors import Stopped, TlxError, UnknownNameError
+from ...lab.settings import expanded
 from ...lab.store import Store
 from ...spec import Spec
 from ..base import Stages, Study
@@ -56,10 +56,10 @@ class AtlasStudy(Study):
         """Return a plan without trials, which are known after extraction.
 
         The time is that of the images through the network, and through one that was trained on
-        them; not of the studies that --run runs.
+        them, and of the metrics of their blocks; not of the studies that --run runs.
         """
-        from ..planning import of_extractions
-        from . import plan
+        from ..planning import Measured, of_extractions
+        from . import measures, plan
 
         grid, settings = self.of(AtlasGrid), session.settings
         planned = plan.plan_atlas(self.of(Atlas), grid, settings)
@@ -68,7 +68,8 @@ class AtlasStudy(Study):
         if planned.wanted.finetuned or "tuned" in planned.taken:
             networks.append(planned.spec)
         title = f"{planned.spec.architecture} on {planned.spec.dataset}"
-        return of_extractions(self, title, networks, settings)
+        measured = Measured(measures.MOST)
+        return of_extractions(self, title, networks, settings, measured)
 
     def stages(self, session: Session) -> Stages:
         """Run missing studies if asked, measure the blocks, draw everything."""
@@ -103,7 +104,7 @@ class AtlasStudy(Study):
             format_summary=report.format_summary(about, panels),
         )
         if grid.out:
-            for path in report.copy(done, Path(grid.out)):
+            for path in report.copy(done, expanded(grid.out)):
                 session.say(str(path))
         if failed is not None:
             raise failed

@@ -49,6 +49,11 @@ def gather(store: Store, key: str) -> None:
         if (r := result(row["key"])) is not None
         for moment in _named(r.details["moments"], row["tags"])
     ]
+    trainings = [
+        {"kind": "pre", "source": row["source"], "seed": row["seed"], **_parameters(r)}
+        for row in chain["scored"]
+        if "training" in row and (r := result(row["training"])) is not None
+    ]
     tuning: list[dict[str, Any]] = []
     performance: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
@@ -57,6 +62,7 @@ def gather(store: Store, key: str) -> None:
         if tuned is not None:
             moments, transfer = _tuned_rows(cell, tuned)
             tuning += moments
+            trainings.append({"kind": "ft", **{n: cell[n] for n in MODEL}, **_parameters(tuned)})
             performance += transfer
         looked = result(cell["layers"])
         if looked is not None:
@@ -65,6 +71,7 @@ def gather(store: Store, key: str) -> None:
         path.with_name(RESULTS),
         {
             **{name: chain[name] for name in ("architecture", "batch_size", "moments")},
+            "trainings": trainings,
             "pretraining": pretraining,
             "tuning": tuning,
             "performance": performance,
@@ -72,6 +79,15 @@ def gather(store: Store, key: str) -> None:
             "correlations": correlations_of(layers, performance),
         },
     )
+
+
+def _parameters(result: Result) -> dict[str, object]:
+    """Return images, batch size and rate of a training, under the names of the thesis."""
+    return {
+        "train_samples": result.details["train_images"],
+        "batch_size": result.spec["batch_size"],
+        "lr": result.spec["learning_rate"],
+    }
 
 
 def _named(moments: Iterable[Row], tags: Sequence[str]) -> list[dict[str, object]]:

@@ -22,6 +22,7 @@ from ...features.dumps import Dumps
 from ...features.extract import ExtractionContext, extract
 from ...lab.records import DataInput
 from ...lab.settings import Settings
+from ...models.network import Network
 from ...result import Result
 from ..activations import dump_folder, is_default, layers_of, sampled, whole_network
 from ..base import Stage, Trial, TrialContext
@@ -56,6 +57,7 @@ class ProbeImages:
     images_root: str
     dataset: str
     keep: bool
+    normalisation: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def plan_layers(
     chosen = sampled(
         folder, observed.part, observed.samples, notes, at_most=is_default(observed, "samples")
     )
-    first = whole_network(observed.replace(model=models[0][0]), (), None)
+    normalisation = chain.values_of(typed).normalisation
+    first = _network(observed, models[0][0], normalisation)
     sizing = Sizing(first.input_size, crops=False, mode=observed.sizing, channels=first.channels)
     held = decoded(folder, chosen, sizing, settings, notes, progress)
     observed = observed.replace(
@@ -106,7 +109,7 @@ def plan_layers(
     resolved = measures.replace(
         layers=layers, labels=files.digest(list(labels)), dataset=folder.name
     )
-    specs = _layer_specs(resolved, observed, models, held.digest)
+    specs = _layer_specs(resolved, observed, models, held.digest, normalisation)
     groups = {digest: f"{name} {source} {seed}" for _, digest, source, seed, _, _ in models}
     gallery = ProbeImages(
         observed,
@@ -119,8 +122,11 @@ def plan_layers(
         str(folder.root),
         folder.name,
         chain.keep_dumps,
+        normalisation,
     )
-    question = [measures.identity(), resolved.labels, held.digest, list(layers)]
+    question: list[object] = [measures.identity(), resolved.labels, held.digest, list(layers)]
+    if normalisation:
+        question.append(list(normalisation))
     study = Stage(
         key=files.digest(["study", "checkpoints", *question]),
         run=run,
@@ -138,13 +144,17 @@ def plan_layers(
 
 
 def _layer_specs(
-    resolved: LayerMetrics, observed: Observed, models: Sequence[Named], images: str
+    resolved: LayerMetrics,
+    observed: Observed,
+    models: Sequence[Named],
+    images: str,
+    normalisation: tuple[float, ...],
 ) -> dict[str, LayerMetrics]:
     """Return digest of a weight file → the trial that measures it; each once."""
     specs: dict[str, LayerMetrics] = {}
     for path, digest, source, seed, tag, index in models:
         if digest not in specs:
-            network = whole_network(observed.replace(model=path), (), None)
+            network = _network(observed, path, normalisation)
             specs[digest] = resolved.replace(
                 dump=dump.key(network, digest, images, _how(observed)),
                 model=f"{source} seed {seed}",
@@ -170,7 +180,7 @@ def run(spec: LayerMetrics, gallery: ProbeImages, context: TrialContext) -> Resu
     Unless they are to be kept or existed before.
     """
     path = gallery.paths[spec.dump]
-    network = whole_network(gallery.observed.replace(model=path), (), None)
+    network = _network(gallery.observed, path, gallery.normalisation)
     if (
         dump.key(network, network.weights, gallery.pixels.digest, _how(gallery.observed))
         != spec.dump
@@ -211,6 +221,12 @@ def run(spec: LayerMetrics, gallery: ProbeImages, context: TrialContext) -> Resu
         with contextlib.suppress(BusyError, MissingError):  # somebody reads it now, and may have it
             Dumps(gallery.root).remove(spec.dump)
     return result
+
+
+def _network(observed: Observed, path: str, normalisation: tuple[float, ...]) -> Network:
+    network = whole_network(observed.replace(model=path), (), None)
+    network.normalise(normalisation)
+    return network
 
 
 def _how(observed: Observed) -> ExtractionConfig:

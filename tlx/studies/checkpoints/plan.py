@@ -38,6 +38,7 @@ from . import trial as checkpoints_trial
 from .layers import LayerStudy, plan_layers
 from .spec import (
     CHAIN,
+    COMMON,
     EXPERIMENT,
     UNTRAINED,
     CheckpointGrid,
@@ -190,6 +191,7 @@ class CheckpointPlan:
                         "source": source.name,
                         "seed": source.seed,
                         "key": trials[-1].spec.key,
+                        "training": source.trial.spec.key,
                         "tags": list(source.tags),
                     }
                 )
@@ -214,6 +216,7 @@ class CheckpointPlan:
             checkpoints=source.tags,
             source=source.name,
             seed=source.seed,
+            normalisation=source.trial.spec.normalisation,
         )
         weights = {model.digest: model.path for model in own}
         return Trial(spec, CheckpointInputs(source.trial.inputs, weights))
@@ -309,6 +312,7 @@ class CheckpointPlan:
             chain.layers,
             self.measures.identity(),
             [target.spec.images for target in self.targets],
+            *([chain.data_values] if chain.data_values != COMMON else []),
         ]
 
 
@@ -345,14 +349,7 @@ def plan_checkpoints(
     gather = ErrorCollector()
     depth = len(backbones.meta_model(chain.architecture).blocks)
     with gather.part():
-        if (chain.reinit_blocks or 0) > depth:
-            raise UsageError(
-                "out-of-range",
-                f"{chain.reinit_blocks}",
-                where="--reinit-blocks",
-                expected=f"at most {depth}, the blocks "
-                f"of {backbones.lookup(chain.architecture).title}",
-            )
+        _check_blocks(chain, depth)
     with gather.part():
         if len(set(chain.fine_tune_checkpoints)) < 2:
             raise UsageError(
@@ -391,6 +388,26 @@ def plan_checkpoints(
     )
 
 
+def _check_blocks(chain: CheckpointGrid, depth: int) -> None:
+    """Raise UsageError for more blocks drawn anew or frozen than there are."""
+    fresh = chain.reinit_blocks or 0
+    if fresh > depth:
+        raise UsageError(
+            "out-of-range",
+            f"{fresh}",
+            where="--reinit-blocks",
+            expected=f"at most {depth}, the blocks of {backbones.lookup(chain.architecture).title}",
+        )
+    if chain.freeze > depth - fresh:
+        raise UsageError(
+            "out-of-range",
+            f"{chain.freeze}",
+            where="--freeze",
+            expected=f"at most {depth - fresh}, the blocks that come from a checkpoint "
+            f"({fresh} of {depth} are drawn anew)",
+        )
+
+
 def _told_apart(sources: list[PretrainedSource]) -> list[PretrainedSource]:
     seen = [(source.name, source.seed) for source in sources]
     twice = [name for name, seed in seen if seen.count((name, seed)) > 1]
@@ -425,6 +442,7 @@ def _target(
     )  # what cannot be measured later is reported now
     if chain.layers:
         activations.layers_of(backbones.meta_model(chain.architecture), chain.layers, None)
+    values = chain.values_of(typed)
     tuning = CheckpointTuning(
         architecture=chain.architecture,
         dataset=name,
@@ -433,7 +451,9 @@ def _target(
         train_per_class=spec.train_per_class,
         val_per_class=spec.val_per_class,
         epochs=chain.fine_tune_epochs or 1,
-        batch_size=chain.batch_size,
+        batch_size=values.batch_size,
+        normalisation=values.normalisation,
+        freeze=chain.freeze,
         learning_rate=chain.fine_tune_rate or 1e-4,
         checkpoint_steps=chain.fine_tune_checkpoints,
         copied=depth - (chain.reinit_blocks or 0),
@@ -454,6 +474,7 @@ def _sources(
     progress: Progress | None,
 ) -> Iterator[tuple[PretrainedSource, DataInput | None]]:
     """Return the trainings of a source, seed by seed, with the record of its images."""
+    values = chain.values_of(typed)
     for seed in chain.seed_numbers:
         if typed.lower() == RANDOM:
             drawn = Untrained(
@@ -470,7 +491,8 @@ def _sources(
             input_size=chain.input_size,
             seed=seed,
             epochs=chain.epochs or 1,
-            batch_size=chain.batch_size,
+            batch_size=values.batch_size,
+            normalisation=values.normalisation,
             checkpoints=chain.checkpoints,
             learning_rate=chain.learning_rate or 1e-4,
             val_per_class=chain.val_per_class or 50,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
+from ...errors import counted
 from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...plots import statistics, tables
@@ -19,6 +20,7 @@ from ..drawings import Drawings
 from ..layer_metrics import figures as layer_metrics_figures
 from ..layer_metrics import table as layer_metrics_table
 from ..reporting import RECORD_BYTES
+from . import data_frames
 from . import figures as checkpoints_figures
 from . import tables as checkpoints_tables
 from .spec import CHAIN, RESULTS
@@ -86,7 +88,7 @@ def _network(result: Result) -> str:
 def format_stage_summary(report: StudyReport) -> str:
     """Return the closing text of such a stage."""
     done = f", {report.reused} of them found done" if report.reused else ""
-    lines = [f"{len(report.results)} trials in {tables.seconds(report.wall_s)}{done}"]
+    lines = [f"{counted(len(report.results), 'trial')} in {tables.seconds(report.wall_s)}{done}"]
     if report.diverged:
         lines.append(
             f"diverged: {', '.join(_name(r) for r in report.diverged)}. Try a smaller "
@@ -393,7 +395,7 @@ def _same_weights(folder: Path) -> int:
 
 
 def export(report: StudyReport, out: Path) -> list[Path]:
-    """Copy the tables and figures to a folder, with the train stats of the thesis."""
+    """Copy the tables and figures to a folder, with train stats and data frames of the thesis."""
     folder = report.folder / "studies" / report.key
     files.make_folder(out)
     names = [f"{name}.csv" for name in checkpoints_tables.COLUMNS] + [
@@ -405,6 +407,6 @@ def export(report: StudyReport, out: Path) -> list[Path]:
             with files.atomic_write(out / source.name) as file, open(source, "rb") as whole:
                 shutil.copyfileobj(whole, file)
             paths.append(out / source.name)
-    return paths + checkpoints_tables.write_stats(
-        files.read_json(folder / RESULTS, limit=RECORD_BYTES), out
-    )
+    results = files.read_json(folder / RESULTS, limit=RECORD_BYTES)
+    stats = checkpoints_tables.write_stats(results, out)
+    return [*paths, *stats, *data_frames.write(results, out)]

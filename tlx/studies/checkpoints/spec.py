@@ -7,13 +7,14 @@ target's images, and correlate the two. A protocol is a row of a table of defaul
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from ...errors import UsageError
 from ...models.recipe import Recipe
 from ...spec import Spec, setting, setting_of
 from ..few_shot import RANDOM, FewShotTrial
-from ..pretraining_spec import THESIS
+from ..pretraining_spec import THESIS, PreTraining
 from ..whole_dataset import WholeDataset
 
 ALL, LAST = "all", "last"
@@ -56,6 +57,45 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 REDRAWN = {
     "mnist-cnn": 1
 }  # blocks below the head that fine-tuning draws anew: the thesis replaces fc1 and fc2
+
+
+@dataclass(frozen=True)
+class DataValues:
+    """Values of one data set: images a step, and the normalisation (mean, std) of its input.
+
+    normalisation  (): the network's
+    """
+
+    batch_size: int
+    normalisation: tuple[float, ...] = ()
+
+
+MNIST, PLAIN = (0.1307, 0.3081), (0.0, 1.0)  # PLAIN: no normalisation, values in 0-1
+THESIS_VALUES = {  # data set, as `name_of_data` gives it → its values in the thesis
+    "mnist": DataValues(64, MNIST),
+    "mnist2class": DataValues(64, MNIST),
+    "mnist_split1": DataValues(64, MNIST),
+    "mnist_split2": DataValues(64, MNIST),
+    "mnist_noise": DataValues(64, PLAIN),
+    "mnist_noise_struct": DataValues(64, PLAIN),
+    "fashionmnist": DataValues(64, (0.2860, 0.3530)),
+    "cifar10": DataValues(32),
+    "custom3d": DataValues(12),
+    "malaria": DataValues(22),
+    "pets": DataValues(58),
+}
+COMMON, OF_THESIS = "common", "thesis"
+
+
+def name_of_data(typed: str) -> str:
+    """Return the name of a data set as THESIS_VALUES has it.
+
+    >>> [name_of_data(typed) for typed in ("mnist_noise:/mnist", "/data/Pets", "fashion-mnist")]
+    ['mnist_noise', 'pets', 'fashionmnist']
+    """
+    before, colon, _ = typed.partition(":")
+    name = Path(before if colon else typed).name.lower()
+    return "fashionmnist" if name.replace("_", "-") in ("fashion-mnist", "fashion") else name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +170,18 @@ class CheckpointGrid(Spec):
         help="blocks below the head that fine-tuning draws anew; the head always "
         "is. Default: 1 for mnist-cnn (fc1, as in the thesis), else 0",
     )
+    freeze: int = setting_of(
+        Recipe,
+        "freeze",
+        help="number of blocks that fine-tuning freezes, counted from the input",
+    )
+    data_values: str = setting(
+        COMMON,
+        choices=(COMMON, OF_THESIS),
+        help="batch size and normalisation of the input: common (--batch-size and the network's, "
+        "for all data sets), or thesis (those of each data set: MNIST's mean and deviation, "
+        "Fashion-MNIST's, none for noise; 64, 32 for CIFAR-10, 12 custom3D, 22 malaria, 58 pets)",
+    )
     train_per_class: int = setting(
         0, low=0, help="pre-training: so many training images per class, the first; 0: all"
     )
@@ -163,6 +215,7 @@ class CheckpointGrid(Spec):
         "",
         short="o",
         identity=False,
+        writes="folder",
         help="also copy tables and figures into this folder, with the thesis's "
         "<run>_train_stats.json beside them",
     )
@@ -195,6 +248,13 @@ class CheckpointGrid(Spec):
             checkpoints=expand_tags(grid.checkpoints),
             fine_tune_checkpoints=expand_tags(grid.fine_tune_checkpoints),
         )
+
+    def values_of(self, typed: str) -> DataValues:
+        """Return batch size and normalisation of a data set, as it was typed."""
+        common = DataValues(self.batch_size)
+        if self.data_values == COMMON:
+            return common
+        return THESIS_VALUES.get(name_of_data(typed), common)
 
     @property
     def seed_numbers(self) -> range:
@@ -275,6 +335,7 @@ class CheckpointScores(Spec):
     images: str = setting("", cli=False, help="digest of the images and labels")
     weights: tuple[str, ...] = setting((), cli=False, help="digests of the checkpoints")
     checkpoints: tuple[str, ...] = setting((), identity=False, cli=False, help="their tags")
+    normalisation: tuple[float, ...] = setting_of(PreTraining, "normalisation")
     source: str = setting("", identity=False, cli=False)
     seed: int = setting(0, identity=False, cli=False, help="of the training")
     shots: int = setting(0, identity=False, cli=False)
@@ -316,6 +377,7 @@ class CheckpointTuning(WholeDataset):
         (), cli=False, help="tags of the moments at which it is scored"
     )
     copied: int = setting(0, cli=False, help="blocks that come from the checkpoint")
+    normalisation: tuple[float, ...] = setting_of(PreTraining, "normalisation")
     source: str = setting("", identity=False, cli=False)
     checkpoint: str = setting("", identity=False, cli=False)
 

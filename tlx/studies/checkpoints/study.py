@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from ...errors import counted
+from ...lab.settings import expanded
 from ...lab.store import Store
 from ...spec import Spec
 from ..base import Stage, Stages, Study
@@ -83,5 +84,5 @@ class CheckpointsStudy(Study):
             format_summary=report.format_summary,
         )
         if grid.out:
-            paths = report.export(done, Path(grid.out).expanduser())
-            session.say(f"{len(paths)} files: {grid.out}")
+            paths = report.export(done, expanded(grid.out))
+            session.say(f"{counted(len(paths), 'file')}: {grid.out}")

@@ -270,11 +270,16 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
+def file_name(name: str) -> str:
+    """Return a name as that of a file."""
+    return re.sub(r"[^\w.+-]", "_", name)
+
+
 def write_stats(results: Mapping[str, object], folder: Path) -> list[Path]:
     """Write every file of `train_stats`."""
     paths = []
     for name, stats in train_stats(results).items():
-        path = folder / re.sub(r"[^\w.-]", "_", name)
+        path = folder / file_name(name)
         files.write_json(path, stats)
         paths.append(path)
     return paths

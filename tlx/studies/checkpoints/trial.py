@@ -89,6 +89,7 @@ def score_checkpoints(
                 input_size=spec.input_size,
                 sha256=digest,
             )
+            network.normalise(spec.normalisation)
             board.add(tag, network.to(context.device))
         context.tell(done + 1, len(spec.checkpoints))
     last = board.rows[spec.checkpoints[-1]]
@@ -99,23 +100,31 @@ def score_checkpoints(
     )
 
 
+def _to_tune(spec: CheckpointTuning, weights: str, classes: int) -> Network:
+    """Return the network of a checkpoint with what is drawn anew, and its data set's values."""
+    from ...models.transferred import transferred
+
+    network = transferred(
+        spec.architecture,
+        weights=weights,
+        copied=spec.copied,
+        classes=classes,
+        seed=derive_seed(spec.seed, "head"),
+        input_size=spec.input_size,
+        sha256=spec.weights,
+    )
+    network.normalise(spec.normalisation)
+    return network
+
+
 def tune(spec: CheckpointTuning, inputs: CheckpointInputs, context: TrialContext) -> Result:
     """Fine-tune to the end, scoring at every moment; no epoch is selected."""
     from ...features import voting
     from ...metrics.transfer_performance import transfer_performance
     from ...models import training
-    from ...models.transferred import transferred
 
     data = inputs.data
-    network = transferred(
-        spec.architecture,
-        weights=inputs.weights[spec.weights],
-        copied=spec.copied,
-        classes=len(data.classes),
-        seed=derive_seed(spec.seed, "head"),
-        input_size=spec.input_size,
-        sha256=spec.weights,
-    )
+    network = _to_tune(spec, inputs.weights[spec.weights], len(data.classes))
     steps = -(-len(data.train.rows) // spec.batch_size)
     wanted = checkpoint_steps(spec.checkpoint_steps, steps, spec.epochs)
     board = _ScoreLog(spec, data, context)

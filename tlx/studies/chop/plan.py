@@ -17,6 +17,7 @@ from .. import batches
 from ..base import Stage, Trial
 from ..few_shot import Inputs
 from ..few_shot_inputs import common_settings
+from ..source_list import source_label
 from ..whole_dataset import TrainingInputs
 from ..whole_dataset_inputs import Pools, Progress, read
 from . import trial as chop_trial
@@ -114,7 +115,7 @@ def _study(
         key=files.digest(["study", spec.identity()]),
         run=run,
         experiment=experiment,
-        title=f"{spec.architecture} {what} on {name}",
+        title=f"{source_label(spec.to_json())} {what} on {name}",
         spec=common_settings(spec),
         trials=trials,
         inputs=(pools.record(spec.images),),

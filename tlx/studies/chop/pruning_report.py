@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ...errors import counted
 from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...plots import statistics, tables
@@ -118,4 +119,7 @@ def format_pruning_summary(report: StudyReport) -> str:
 def format_round(report: StudyReport) -> str:
     """Return the closing text of one round."""
     number = report.stage.trials[0].spec.round
-    return f"round {number}: {len(report.results)} networks in {tables.seconds(report.wall_s)}"
+    return (
+        f"round {number}: {counted(len(report.results), 'network')} "
+        f"in {tables.seconds(report.wall_s)}"
+    )

@@ -86,6 +86,7 @@ class ChopGrid(Spec):
     out: str = setting(
         "",
         identity=False,
+        writes="file",
         help="file for the smallest good network (.safetensors), with a .json next to it "
         "from which it is loaded. Default: left in its run's folder",
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from ...errors import counted
+from ...lab.settings import expanded
 from ...lab.store import Store
 from ...spec import Spec
 from ..base import ExpectedStage, Stages, Study, StudyReport
@@ -51,7 +52,10 @@ class ChopStudy(Study):
 
         def write_summary(store: Store, key: str, form: str | None = "png") -> None:
             latency.measure(
-                store, key, session.settings, lambda n: session.say(f"timing {n} networks")
+                store,
+                key,
+                session.settings,
+                lambda n: session.say(f"timing {counted(n, 'network')}"),
             )
             report.write_summary(store, key, form)
 
@@ -60,7 +64,7 @@ class ChopStudy(Study):
 
         done = yield replace(stage, write_summary=write_summary, format_summary=format_summary)
         if grid.out:
-            session.say(f"network: {report.publish(done, grid.tolerance, Path(grid.out))}")
+            session.say(f"network: {report.publish(done, grid.tolerance, expanded(grid.out))}")
 
 
 class PruningStudy(Study):

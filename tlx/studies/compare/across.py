@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ... import files
-from ...errors import IntegrityError
+from ...errors import IntegrityError, counted
 from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...metrics.choice_rules import ChoicePoint, RuleScore, score_rules
@@ -210,14 +210,15 @@ def closing_words(outcome: AcrossOutcome) -> list[str]:
     best = min(others, key=lambda rule: others[rule])
     lines = [f"{row.name}: {row.answer}" for row in outcome.rows]
     lines.append(
-        f"Over {len(outcome.rows)} data sets, deciding by tlx compare loses "
+        f"Over {counted(len(outcome.rows), 'data set')}, deciding by tlx compare loses "
         f"{_points(regrets[OURS])} points on average; the best of the other rules, “{best}”, "
         f"{_points(others[best])}."
     )
     draws = min(row.draws for row in outcome.rows)
     if draws < sentences.FEWEST_SPLITS:
         lines.append(
-            f"With {draws} draws of a data set these figures are hardly more than chance: "
+            f"With {counted(draws, 'draw')} of a data set these "
+            "figures are hardly more than chance: "
             "--splits 10 or more tells."
         )
     return lines

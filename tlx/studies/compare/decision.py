@@ -12,7 +12,7 @@ from ...metrics.paired import DECIDED, Verdict, analyse
 from . import evidence
 from . import sources as compared_sources
 from .costs import Prices, SideCost, cost_of
-from .evidence import FEATURES, TUNING, CurveRow, Evidence, Pairs, Tables
+from .evidence import FEATURES, TUNING, CurveRow, Evidence, FailedArm, Pairs, Tables
 from .sources import SourceAudit
 from .use import UseCost
 
@@ -43,6 +43,7 @@ class ComparisonOutcome:
     share: float | None
     left_out: tuple[LeftOut, ...]
     prices: Prices
+    failed_arms: tuple[FailedArm, ...] = ()
     sources: SourceAudit | None = None
     thumbnails: Mapping[str, str] = field(default_factory=dict)  # test image → JPEG as base64
 
@@ -98,11 +99,13 @@ class Ending:
     share     trials that were run, of all splits of the arms left; None where finished studies are
               compared
     left_out  arms that were not gone on with
+    failed    arms without a result, of both sides
     """
 
     stopped: Mapping[int, str] = field(default_factory=dict)
     share: float | None = None
     left_out: tuple[LeftOut, ...] = ()
+    failed: tuple[FailedArm, ...] = ()
 
 
 def decide(
@@ -158,6 +161,7 @@ def decide(
         share=ending.share,
         left_out=ending.left_out,
         prices=rules.prices,
+        failed_arms=ending.failed,
         sources=sources,
         thumbnails=thumbnails or {},
     )
@@ -190,10 +194,13 @@ def to_json(outcome: ComparisonOutcome) -> dict[str, object]:
     break_even          low, high, estimate, fieller, words
     trials              keys of the trials of both sides
     scores              of several sources: `sources.to_json`; else absent
+    failed_arms         side, arm, trials of each arm without a result; absent if there is none
     """
-    scores: dict[str, object] = {}
+    optional: dict[str, object] = {}
+    if outcome.failed_arms:
+        optional["failed_arms"] = [row.identity() for row in outcome.failed_arms]
     if outcome.sources is not None:
-        scores["scores"] = _plain(compared_sources.to_json(outcome.sources))
+        optional["scores"] = _plain(compared_sources.to_json(outcome.sources))
     return {
         "format": 1,
         "at": outcome.at,
@@ -206,7 +213,7 @@ def to_json(outcome: ComparisonOutcome) -> dict[str, object]:
         "break_even": _plain({**asdict(outcome.break_even), "words": outcome.break_even.words}),
         "curves": {side: [_plain(row) for row in rows] for side, rows in outcome.curves.items()},
         "trials": sorted(result.key for result in outcome.data.trials),
-        **scores,
+        **optional,
     }
 
 

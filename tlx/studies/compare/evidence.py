@@ -9,7 +9,7 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from ...errors import BadDataError
+from ...errors import BadDataError, TlxError, counted
 from ...lab.store import Store
 from ...metrics import crossed
 from ...metrics.paired import Contrast
@@ -29,6 +29,33 @@ LEARNING_RATE = float(str(FineTuning.defaults()["learning_rate"]))
 
 Place = tuple[int, int]  # (shots, split)
 Trials = dict[Place, Result]
+
+
+@dataclass(frozen=True)
+class FailedArm:
+    """Arm without a result: every trial of it that was run ended in an error.
+
+    side    that it is an arm of
+    trials  number of them
+    error   the first one, in words
+    """
+
+    side: str
+    arm: str
+    trials: int
+    error: str
+
+    @property
+    def words(self) -> str:
+        """Return what failed, and with what."""
+        trials = f"all {counted(self.trials, 'trial')} of it"
+        if self.trials == 1:
+            trials = "its only trial"
+        return f"{self.side} by {self.arm} is left out: {trials} failed, first with {self.error}"
+
+    def identity(self) -> dict[str, object]:
+        """Return what is the same when the same trials fail again: all but the error's words."""
+        return {"side": self.side, "arm": self.arm, "trials": self.trials}
 
 
 OF_DRAW = {"shots", "split", "images"}  # settings that differ within an arm
@@ -53,21 +80,39 @@ class Side:
                 place = (int(result.spec["shots"]), int(result.spec["split"]))
                 self.arms.setdefault(self._arm_of(result), {})[place] = result
 
-    def add_report(self, report: StudyReport) -> None:
-        """Add the trials of a stage; remember where one failed."""
+    def add_report(self, report: StudyReport) -> list[FailedArm]:
+        """Add the trials of a stage; remember where one failed.
+
+        Returns the arms that have no result. Where these failed is not remembered: it is not the
+        draws that are at fault.
+        """
         self.add(report.results)
+        errors: dict[str, list[TlxError]] = {}
         for trial, outcome in zip(report.stage.trials, report.outcomes, strict=True):
-            if not isinstance(outcome, Result) and trial.spec.kind == SIDES[self.name]:
+            if isinstance(outcome, Result) or trial.spec.kind != SIDES[self.name]:
+                continue
+            spec = trial.spec.to_json()
+            if self._has_arm_of(trial.spec.kind, spec):
                 self.failed.add((trial.spec.shots, trial.spec.split))
+            else:
+                errors.setdefault(arm_name(spec), []).append(outcome)
+        return [FailedArm(self.name, arm, len(rows), str(rows[0])) for arm, rows in errors.items()]
+
+    def _has_arm_of(self, kind: str, spec: Mapping[str, object]) -> bool:
+        own = arm_settings(kind, spec)
+        return any(
+            arm_settings(kind, next(iter(trials.values())).spec) == own
+            for trials in self.arms.values()
+        )
 
     def _arm_of(self, result: Result) -> str:
         """Return the name of the arm of a trial, a new one if no arm has its settings."""
-        name, own = arm_name(result), arm_settings(result)
+        name, own = arm_name(result.spec), arm_settings(result.kind, result.spec)
         for arm, trials in self.arms.items():
-            if arm_settings(next(iter(trials.values()))) == own:
+            if arm_settings(result.kind, next(iter(trials.values())).spec) == own:
                 return arm
         if name in self.arms:
-            first = arm_settings(next(iter(self.arms[name].values())))
+            first = arm_settings(result.kind, next(iter(self.arms[name].values())).spec)
             changed = {key: value for key, value in own.items() if value != first.get(key)}
             name += ", " + ", ".join(f"{key}={value}" for key, value in changed.items())
         return name
@@ -105,11 +150,11 @@ class Side:
         return max(self.arms, key=lambda arm: self.validation(arm, shots, without=without))
 
 
-def arm_settings(result: Result) -> dict[str, object]:
-    """Return the settings that all trials of an arm share."""
+def arm_settings(kind: str, spec: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings that all trials of an arm share; `spec` is that of one of them."""
     skipped = OF_DRAW | OF_PLACE
-    spec = {**_defaults(result.kind), **result.spec}
-    return {name: value for name, value in spec.items() if name not in skipped}
+    whole = {**_defaults(kind), **spec}
+    return {name: value for name, value in whole.items() if name not in skipped}
 
 
 @functools.cache
@@ -119,9 +164,8 @@ def _defaults(kind: str) -> dict[str, object]:
     return trial().to_json()
 
 
-def arm_name(result: Result) -> str:
+def arm_name(spec: Mapping[str, object]) -> str:
     """Return a short name of the arm of a trial: its network, and its classifier or recipe."""
-    spec = result.spec
     network = source_label(spec)
     if spec.get("source"):
         network += f" ({spec['source']})"

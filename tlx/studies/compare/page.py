@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from ...errors import counted
 from ...metrics.scores import SCORES
 from ...metrics.scores_audit import Agreement
 from ...plots import tables
@@ -270,7 +271,10 @@ def _use_rows(costs: Sequence[UseCost | None]) -> list[list[str]]:
         return [name, *(NOTHING if cost is None else show(cost) for cost in costs)]
 
     return [
-        row(f"labelling one image ({crops} crops)", lambda c: tables.short_seconds(c.image_s)),
+        row(
+            f"labelling one image ({crops} crops)",
+            lambda c: tables.short_seconds(c.image_s),
+        ),
         row(
             "its multiplications (MACs)",
             lambda c: NOTHING if c.macs is None else f"{c.macs / 1e6:.3g} million",
@@ -357,6 +361,9 @@ def arms_table(outcome: ComparisonOutcome, shots: int) -> Table:
         for row in outcome.left_out
         if shots == (row.shots or outcome.at)
     ]
+    rows += [
+        [f"{row.side}: {row.arm} (failed)", NOTHING, NOTHING, "0"] for row in outcome.failed_arms
+    ]
     headings = [f"arm, at {sentences.images(shots)}", "validation", "test", "draws"]
     return {"headings": headings, "rows": rows}
 
@@ -374,7 +381,9 @@ def scores_table(sources: SourceAudit | None) -> Table:
             _percent(reached[name].accuracy) if name in reached else NOTHING
             for name in sources.sources
         ]
-        rows.append([f"{side}, test accuracy ({splits.pop()} draws)", *cells, *[""] * len(sides)])
+        rows.append(
+            [f"{side}, test accuracy ({counted(splits.pop(), 'draw')})", *cells, *[""] * len(sides)]
+        )
     for name, values in sources.values.items():
         is_elsewhere = name in SCORES and sources.shots_of(name) != sources.shots
         known = any(value is not None for value in values.values())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ...errors import TrialsFailedError, counted
 from ...lab.store import Store
 from ...metrics.paired import analyse
 from ...metrics.paired_race import FIRST_SPLITS, REGRET, next_split
@@ -17,10 +18,11 @@ from ..session import Session
 from . import evidence
 from .arms import Arms
 from .decision import LeftOut
-from .evidence import TUNING, Evidence, Place, Side
+from .evidence import FEATURES, TUNING, Evidence, FailedArm, Place, Side
 from .spec import CompareGrid
 
 Runs = Generator[Stage, StudyReport, None]
+OPTIONS = {FEATURES: "--classifier", TUNING: "--recipes"}  # side → what lists its arms
 ROUND = 4  # trials begun before the next look: a number of its own, so that what is run does not
 # depend on how many processes there are
 
@@ -33,12 +35,32 @@ class Race:
     limit     splits of each number of shots
     stopped   shots → why no more splits were run
     left_out  trials of arms at the shots where they are hardly the best on validation
+    failed    arms without a result, of both sides
     """
 
     side: Side
     limit: int
     stopped: Mapping[int, str]
     left_out: Side = field(default_factory=lambda: Side(TUNING))
+    failed: list[FailedArm] = field(default_factory=list)
+
+    def take(self, side: Side, report: StudyReport, session: Session) -> None:
+        """Add the trials of a stage to a side; say which arms are left out, without a result."""
+        failed = side.add_report(report)
+        self.failed += failed
+        for row in failed:
+            session.note(f"{row.words}. {_remedy(row.side)}")
+
+    def require(self, side: Side) -> None:
+        """Raise TrialsFailedError if no arm of a side has a result."""
+        failed = [row.words for row in self.failed if row.side == side.name]
+        if failed and not side.arms:
+            raise TrialsFailedError(
+                "trials-failed",
+                f"no trial of {side.name} has a result: " + "; ".join(failed),
+                remedy="the same command tries them again and keeps the finished trials of both "
+                f"sides; or give others with {OPTIONS[side.name]} or --sources",
+            )
 
     @property
     def share(self) -> float:
@@ -59,11 +81,15 @@ class Race:
         return tuple(rows)
 
 
-def features_first(stages: Mapping[str, Stage], side: Side) -> Runs:
-    """Run every classifier of every source on every split."""
+def features_first(stages: Mapping[str, Stage], side: Side, session: Session, race: Race) -> Runs:
+    """Run every classifier of every source on every split.
+
+    Raises TrialsFailedError if no trial of them has a result.
+    """
     for stage in stages.values():
         report = yield stage
-        side.add_report(report)
+        race.take(side, report, session)
+    race.require(side)
 
 
 def fine_tune(
@@ -75,23 +101,36 @@ def fine_tune(
 ) -> Runs:
     """Run each fine-tuning on the first splits, then where more of them tell most.
 
+    One without a result on the first splits is left out. Raises TrialsFailedError if all are.
+
     stages  source and recipe → their stage with every split
     """
     started = time.monotonic()
-    if not grid.any_time and grid.budget is None:
-        for stage in stages.values():
-            report = yield stage
-            race.side.add_report(report)
+    is_raced = grid.any_time or grid.budget is not None
+    with_results: dict[str, Stage] = {}
+    for name, stage in stages.items():
+        first = replace(stage, trials=_of_splits(stage, range(FIRST_SPLITS)))
+        report = yield _silent(first) if is_raced else stage
+        race.take(race.side, report, session)
+        if report.results:
+            with_results[name] = stage
+    race.require(race.side)
+    if not is_raced:
         return
-    for stage in stages.values():
-        report = yield _silent(replace(stage, trials=_of_splits(stage, range(FIRST_SPLITS))))
-        race.side.add_report(report)
-    yield from _rounds(Arms.of(stages), features, grid, session, race, started)
+    yield from _rounds(Arms.of(with_results), features, grid, session, race, started)
     done = _keys(race.side) | _keys(race.left_out)
-    for stage in stages.values():
+    for stage in with_results.values():
         trials = tuple(trial for trial in stage.trials if trial.spec.key in done)
         if trials:
             yield replace(stage, trials=trials)  # writes its tables
+
+
+def _remedy(side: str) -> str:
+    """Return what to type about an arm without a result."""
+    return (
+        "The same command tries it again; to compare without it, leave it out of "
+        f"{OPTIONS[side]} or --sources"
+    )
 
 
 def _rounds(
@@ -127,7 +166,7 @@ def _rounds(
             return
         for name, trials in arms.trials(chosen, done).items():
             report = yield _silent(replace(arms.stages[name], trials=tuple(trials)))
-            race.side.add_report(report)
+            race.take(race.side, report, session)
 
 
 def choose(
@@ -202,7 +241,7 @@ def _silent(stage: Stage) -> Stage:
     return replace(
         stage,
         write_summary=_write_nothing,
-        format_summary=lambda report: f"{len(report.results)} trials",
+        format_summary=lambda report: f"{counted(len(report.results), 'trial')}",
     )
 
 

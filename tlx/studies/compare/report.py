@@ -25,7 +25,7 @@ from .decision import (
     decide,
     to_json,
 )
-from .evidence import FEATURES, TUNING, Side
+from .evidence import FEATURES, TUNING, FailedArm, Side
 from .spec import ChoiceRules, Decision
 
 RECORD, PAGE, TABLE, COST = "decision.json", "page.html", "comparison", "cost"
@@ -70,6 +70,7 @@ def outcome_of(store: Store, result: Result) -> ComparisonOutcome:
             {int(shots): reason for shots, reason in details["stopped"].items()},
             details["share"],
             tuple(LeftOut(**row) for row in details["left_out"]),
+            tuple(FailedArm(**row) for row in details.get("failed_arms", [])),
         ),
         sources=sources.audit_sources(scored, data, left_out, int(details["rules"]["at"])),
         thumbnails=details.get("thumbnails"),

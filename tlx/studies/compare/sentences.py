@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from ...errors import counted
 from ...metrics.paired import DECIDED, EQUIVALENT, ONE_DRAW, Verdict
 from ...metrics.scores_audit import FEWEST_SOURCES
 from ...plots import tables
@@ -160,7 +161,8 @@ def _what_settles(outcome: ComparisonOutcome, verdict: Verdict) -> str:
         )
     if settles.pool or verdict.pool_share > 0.0:
         return (
-            f"More draws cannot settle it: they come from the same {outcome.data.pool} images per "
+            "More draws cannot settle it: they come from the same "
+            f"{counted(outcome.data.pool, 'image')} per "
             "class; more labelled images could."
         )
     return "No number of draws can settle it: the difference is too small."
@@ -201,7 +203,7 @@ def scores(outcome: ComparisonOutcome) -> list[str]:
         if outcome.share is None:
             return ["Finished studies were compared: no scores of sources were computed."]
         return [
-            "One source was compared, and scores rank sources: there are none. "
+            "Scores rank sources, and fewer than two were scored: there are none. "
             "tlx scores --sources A,B ranks several without training."
         ]
     lines = []
@@ -215,8 +217,8 @@ def scores(outcome: ComparisonOutcome) -> list[str]:
         )
     if all(audit.has_too_few_sources for audit in sources.audits.values()):
         lines.append(
-            f"{len(sources.sources)} sources are too few for a correlation: {FEWEST_SOURCES} are "
-            "needed."
+            f"{counted(len(sources.sources), 'source')} are too few for a correlation: "
+            f"{FEWEST_SOURCES} are needed."
         )
     return lines
 
@@ -230,11 +232,13 @@ def warnings(outcome: ComparisonOutcome) -> list[str]:
     """Return what a reader must bear in mind."""
     verdict = outcome.headline
     lines = [
-        f"{tried.dropped} of {tried.tried} splits at {images(tried.shots)} are left out: "
+        f"{tried.dropped} of {counted(tried.tried, 'split')} "
+        f"at {images(tried.shots)} are left out: "
         "a training diverged or failed"
         for tried in outcome.data.pairs
         if tried.dropped
     ]
+    lines += [row.words for row in outcome.failed_arms]
     if verdict is not None and verdict.pool_share > 0.5:
         lines.append(
             "the draws are nearly the same images: each takes "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...errors import UsageError
+from ...errors import UsageError, counted
 from ...models.tune_choices import format_tune, parse_tune
 from ...spec import Spec, setting, setting_of, split_words
 from ..feature_extraction.spec import FeatureExtractionGrid
@@ -72,13 +72,17 @@ class CompareGrid(Spec):
     price_gpu_hour: float | None = setting(
         None, low=0.0, help="price of holding a GPU for an hour, for the cost in money"
     )
-    currency: str = setting("EUR", help="currency of the prices, as text")
+    currency: str = setting(
+        "EUR",
+        only_with={"price_cpu_hour": (), "price_gpu_hour": ()},
+        help="currency of the prices, as text",
+    )
     thumbnails: bool = setting(
         True,
         help="show on the page two test images of each frequent confusion; --no-thumbnails where "
         "images must not leave this machine",
     )
-    out: str | None = setting(None, help="file to copy the page to")
+    out: str | None = setting(None, writes="file", help="file to copy the page to")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -169,7 +173,7 @@ class ChoiceRules(Spec):
     @property
     def title(self) -> str:
         """Return a short name."""
-        return f"rules on {len(self.datasets)} data sets"
+        return f"rules on {counted(len(self.datasets), 'data set')}"
 
     @property
     def run_name(self) -> str:

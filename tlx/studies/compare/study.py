@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ... import files
-from ...errors import BadDataError, TlxError, TrialsFailedError, UsageError
+from ...errors import BadDataError, TlxError, TrialsFailedError, UsageError, counted, raise_all
 from ...lab.records import DataInput, StoredStudy
+from ...lab.settings import expanded
 from ...models.tune_choices import NOTHING_TO_TUNE
 from ...spec import Spec
 from ..base import Stage, Stages, Study, StudyReport, Trial
@@ -29,9 +30,10 @@ from .spec import (
 
 if TYPE_CHECKING:
     from ...result import Result
+    from ..planning import StudyPlan
     from ..session import Progress, Session
     from .decision import Ending
-    from .evidence import Evidence, Side
+    from .evidence import Evidence, FailedArm, Side
     from .use import FrozenPlan
 
 
@@ -107,18 +109,68 @@ class CompareStudy(Study):
         "refit",
     )
 
+    def plan(self, session: Session) -> StudyPlan:
+        """Plan every fine-tuning and feature extraction; a race leaves many fine-tunings out."""
+        from ..feature_extraction import plan as features_plan
+        from ..few_shot_inputs import draws
+        from ..planning import of_stage, with_extractions, without_trials
+
+        grid, few = self.of(CompareGrid), self.of(CompareDraws)
+        tuning, frozen = self.of(FineTuning), self.of(FeatureExtraction)
+        if grid.from_studies:
+            return without_trials(self, "finished studies", (), trials=0)
+        stages: list[Stage] = []
+        extractions, feature_trials = [], 0
+        for name in data_sets(tuning.dataset):
+            for source in parse_sources(grid.sources, tuning.architecture, tuning.model):
+                own = {
+                    "dataset": name,
+                    "architecture": source.architecture,
+                    "model": source.model,
+                }
+                with session.steps("reading images") as progress:
+                    recipes, unfit = self._recipes(session, tuning.replace(**own), progress)
+                if unfit is not None and not recipes:
+                    raise unfit
+                stages += recipes.values()
+                spec = frozen.replace(**own)
+                result = features_plan.look_at_features(spec, few, session.settings, keep=False)
+                raise_all(result.problems)
+                assert result.splits is not None
+                extractions.append(features_plan.extracted(spec, result))
+                names = self.of(CompareClassifiers).classifiers
+                feature_trials += len(names) * len(draws(spec, few, result.splits))
+        whole = replace(
+            stages[0],
+            title=f"both sides on {tuning.dataset}",
+            trials=tuple(trial for stage in stages for trial in stage.trials),
+            further=(),
+        )
+        notes = (RACING,) if grid.any_time else ()
+        trainings = of_stage(self, whole, session.settings, notes)
+        return with_extractions(trainings, extractions, feature_trials, session.settings)
+
     def stages(self, session: Session) -> Stages:
         """Run both sides, or find them in the store; then decide, for each data set."""
         from .. import exporting
-        from . import report
 
         grid, options = self.of(CompareGrid), self.of(ExportOptions)
-        exporting.check(options, session.settings)
+        exporting.check(options, session.settings, self._frozen_trials())
         hours = human_hours(grid.human_hours)
         decided: list[tuple[str, Result]] = []
         keys: list[str] = []
+        failed: list[FailedArm] = []
         if grid.from_studies:
-            for compared in _from_store(grid.from_studies, session):
+            _check_unused(self.given.values())
+            of_studies = _from_store(grid.from_studies, session)
+            if options.is_wanted:
+                exporting.check_served(
+                    result.spec
+                    for compared in of_studies
+                    for trials in compared.features.arms.values()
+                    for result in trials.values()
+                )
+            for compared in of_studies:
                 decided.append((yield from self._decide(compared, session, hours, keys)))
         else:
             if self.of(FineTuning).model_selection:
@@ -131,29 +183,36 @@ class CompareStudy(Study):
             _check_places(names, self.of(FineTuning), grid, options)
             for name in names:
                 compared = yield from self._run_sides(session, name)
+                failed += compared.ending.failed
                 decided.append((yield from self._decide(compared, session, hours, keys)))
         if len(decided) > 1:
             yield _rules_stage(decided)
-        open_ = [
-            name
-            for name, result in decided
-            if report.has_no_decision(report.outcome_of(session.store, result))
-        ]
-        if open_:
-            raise TrialsFailedError(
-                "no-decision",
-                f"fine-tuning diverged or failed in too many draws on {', '.join(open_)}",
-                remedy="try a smaller --learning-rate",
-            )
+        _require_decisions(decided, session)
         if len(keys) == 1:
             exporting.export_study(options, session, keys[0])
         elif options.is_wanted:
             raise UsageError(
                 "conflict",
-                f"--export or --register with {len(keys)} data sets",
+                f"--export or --register with {counted(len(keys), 'data set')}",
                 expected="one data set",
                 remedy="tlx export KEY takes the model of one comparison",
             )
+        if failed:
+            raise TrialsFailedError(
+                "arms-failed",
+                "the decision is without what failed: " + "; ".join(row.words for row in failed),
+                remedy="the same command tries it again and keeps the finished trials",
+            )
+
+    def _frozen_trials(self) -> list[dict[str, object]]:
+        """Return the settings of feature extraction, one a classifier; [] of finished studies."""
+        from .. import exporting
+
+        if self.of(CompareGrid).from_studies:
+            return []
+        return exporting.of_classifiers(
+            self.of(FeatureExtraction).to_json(), self.of(CompareClassifiers).classifiers
+        )
 
     def _decide(
         self,
@@ -180,7 +239,7 @@ class CompareStudy(Study):
         done = yield self._decision(data, compared, hours, shown)
         keys.append(done.key)
         if grid.out:
-            target = Path(grid.out).expanduser()
+            target = expanded(grid.out)
             files.write_bytes(target, (done.study_folder / report.PAGE).read_bytes())
             session.say(f"page: {target}")
         return compared.dataset, done.results[-1]
@@ -215,7 +274,10 @@ class CompareStudy(Study):
         for stages in (sides.tuning, sides.features):
             for name, stage in stages.items():
                 stages[name] = replace(
-                    stage, write_trial_figures=_no_figures, leaves_out_failures=True
+                    stage,
+                    write_trial_figures=_no_figures,
+                    leaves_out_failures=True,
+                    is_optional=True,
                 )
         assert preflight.splits is not None
         test_files = tuple(str(preflight.find(row)) for row in preflight.splits.test)
@@ -272,9 +334,9 @@ class CompareStudy(Study):
         _check_at(grid.at, {trial.spec.shots for trial in whole.trials})
         scored = yield from self._score(grid.sources, tuning, session)
         side = evidence.Side(evidence.FEATURES)
-        yield from race.features_first(planned.features, side)
         limit = max(trial.spec.split for trial in whole.trials) + 1
         racing = race.Race(evidence.Side(evidence.TUNING), limit, {})
+        yield from race.features_first(planned.features, side, session, racing)
         yield from race.fine_tune(stages, side, grid, session, racing)
         dataset = whole.inputs[0]["name"]
         return Compared(
@@ -283,7 +345,7 @@ class CompareStudy(Study):
             f"{', '.join(source.label for source in sources)} on {dataset}",
             dataset,
             whole.inputs,
-            Ending(racing.stopped, racing.share, racing.dropped_arms()),
+            Ending(racing.stopped, racing.share, racing.dropped_arms(), tuple(racing.failed)),
             scored,
             tuple(
                 result.key
@@ -322,7 +384,7 @@ class CompareStudy(Study):
         with session.steps("scoring the sources") as progress:
             stage, notes = scores_study(spec, sources, choice, session.settings, progress)
         session.note(*notes)
-        report = yield replace(stage, format_summary=_scored)
+        report = yield replace(stage, format_summary=_scored, leaves_out_failures=True)
         return tuple(result.key for result in report.results)
 
     def _decision(
@@ -355,7 +417,7 @@ class CompareStudy(Study):
             at=at,
             alpha=grid.alpha,
             margin=grid.margin,
-            about=files.digest({k: value for k, value in about.items() if k != "title"}),
+            about=files.digest(_identity(about, compared.ending)),
         )
         return Stage(
             key=files.digest(["compare", spec.key]),
@@ -371,6 +433,23 @@ class CompareStudy(Study):
         )
 
 
+def _require_decisions(decided: Iterable[tuple[str, Result]], session: Session) -> None:
+    """Raise TrialsFailedError where trials failed so that nothing is decided on a data set."""
+    from . import report
+
+    open_ = [
+        name
+        for name, result in decided
+        if report.has_no_decision(report.outcome_of(session.store, result))
+    ]
+    if open_:
+        raise TrialsFailedError(
+            "no-decision",
+            f"fine-tuning diverged or failed in too many draws on {', '.join(open_)}",
+            remedy="try a smaller --learning-rate",
+        )
+
+
 def _first_of(side: Side, at: int) -> Result:
     """Return the trial of the first split of a side's champion at these shots."""
     trials = side.arms[side.champion(at)]
@@ -382,8 +461,14 @@ def _no_figures(folder: Path, result: Result, form: str | None = "png") -> None:
 
 
 def _scored(report: StudyReport) -> str:
-    """Return the closing line of the scores, which are on the page."""
-    return f"{len(report.results)} sources scored; {report.study_folder / 'scores.csv'}"
+    """Return the closing lines of the scores: where they are, and what has none."""
+    lines = [
+        f"{counted(len(report.results), 'source')} scored; {report.study_folder / 'scores.csv'}"
+    ]
+    for trial, outcome in zip(report.stage.trials, report.outcomes, strict=True):
+        if isinstance(outcome, TlxError):
+            lines.append(f"{trial.spec.title} is left out of the scores: {outcome}")
+    return "\n".join(lines)
 
 
 def human_hours(words: tuple[str, ...]) -> dict[str, float]:
@@ -435,10 +520,36 @@ def _check_places(
         if value and len(names) > 1:
             raise UsageError(
                 "conflict",
-                f"{option} with {len(names)} data sets",
+                f"{option} with {counted(len(names), 'data set')}",
                 expected="one data set: it is of one",
                 remedy="compare each by itself, then tlx compare --from KEY,KEY,…",
             )
+
+
+RACING = (
+    "this is the full grid: the race of --any-time ends as soon as the decision is clear, and then "
+    "takes less"
+)
+NOT_OF_STUDIES = ("sources", "recipes", "learning_rates", "any_time", "budget")
+
+
+def _check_unused(specs: Iterable[Spec]) -> None:
+    """Refuse settings of trials beside --from, which takes finished trials as they are."""
+    kinds = (FineTuning, FeatureExtraction, CompareClassifiers, CompareDraws)
+    given = [
+        f"--{name.replace('_', '-')}"
+        for spec in specs
+        for name, row in spec.settings().items()
+        if row.cli and (isinstance(spec, kinds) or name in NOT_OF_STUDIES)
+        if getattr(spec, name) != spec.defaults().get(name)
+    ]
+    if given:
+        raise UsageError(
+            "no-effect",
+            f"{', '.join(dict.fromkeys(given))} with --from",
+            expected="the keys alone: finished trials are compared as they are",
+            remedy="leave these out, or leave out --from to run trials with them",
+        )
 
 
 def _check_at(at: int | None, shots: Iterable[int]) -> None:
@@ -475,11 +586,21 @@ def _about(
     }
     if failed:
         about["failed"] = failed
+    if ending.failed:
+        about["failed_arms"] = [asdict(row) for row in ending.failed]
     if not grid.thumbnails:
         about["thumbnails_off"] = True
     if compared.scores:
         about |= {"scores": list(compared.scores), "left_trials": sorted(compared.left_trials)}
     return about
+
+
+def _identity(about: Mapping[str, object], ending: Ending) -> dict[str, object]:
+    """Return the part of a record that is in its key: no title, and no words of errors."""
+    kept = {name: value for name, value in about.items() if name != "title"}
+    if ending.failed:
+        kept["failed_arms"] = [row.identity() for row in ending.failed]
+    return kept
 
 
 def _rules_stage(decided: Sequence[tuple[str, Result]]) -> Stage:

@@ -144,7 +144,7 @@ def _with_classifier(plan: FrozenPlan, crops: int) -> tuple[CropModel, UseCost]:
     from .. import served_trial
     from ..activations import whole_network
 
-    graphs.check(plan.spec.classifier.partition(":")[0])
+    graphs.check(plan.spec.to_json())
     prepared = plan.inputs.prepared(plan.spec)
     embedding = graphs.EmbeddedRows(prepared.embedding)
     fitted = prepared.training.fit(classifier(plan.spec.classifier), for_features=True)

@@ -15,7 +15,7 @@ from ...lab.store import Store
 from ...models import backbones, chopped
 from ...models.network import Network
 from ...models.onnx_file import ONNX, OnnxModel
-from ...models.weights import promises
+from ...models.weights import described, promises
 from ..photos import model_folder
 from ..session import Progress
 from .spec import Evaluation
@@ -32,6 +32,7 @@ class GivenModel:
     classes       names in the order of its outputs; () where a file does not say
     digest        SHA-256 of what it is
     is_refit      whether it learned from all training images of its data set, as an export can
+    input_size    pixels that it was trained on, where its file says so
     """
 
     path: Path
@@ -39,6 +40,7 @@ class GivenModel:
     classes: tuple[str, ...]
     digest: str
     is_refit: bool = False
+    input_size: int | None = None
 
     @property
     def is_export(self) -> bool:
@@ -80,7 +82,9 @@ def given_model(word: str, spec: Evaluation, place: ModelPlace) -> GivenModel:
 
 
 def _weights(path: Path, spec: Evaluation) -> GivenModel:
-    known = chopped.described(path)
+    known, about = chopped.described(path), described.description(path)
+    if known is None and about is not None:
+        known = about.architecture, about.classes
     architecture = spec.architecture or (known[0] if known else "")
     if not architecture:
         raise UsageError(
@@ -89,7 +93,9 @@ def _weights(path: Path, spec: Evaluation) -> GivenModel:
             where=path,
             expected="--architecture NAME, of `tlx backbones`",
         )
-    return GivenModel(path, architecture, known[1] if known else (), promises.check(path))
+    size = about.input_size if about is not None else None
+    classes = known[1] if known else ()
+    return GivenModel(path, architecture, classes, promises.check(path), input_size=size)
 
 
 def _of_trial(word: str, place: ModelPlace) -> Path:

@@ -15,7 +15,7 @@ from ...data.hold_out import draw_per_class
 from ...data.pixels import Pixels
 from ...data.sides import Sides
 from ...data.sizing import Sizing
-from ...errors import BadDataError, UsageError, raise_all
+from ...errors import BadDataError, UsageError, counted, raise_all
 from ...lab.records import DataInput
 from ...lab.settings import Settings
 from ...models import backbones
@@ -59,14 +59,15 @@ def evaluation_study(
     for number, model in enumerate(models):
         with gather.part():
             inputs, held = _inputs(model, folder, images, spec), None
+            own = spec.replace(input_size=spec.input_size or model.input_size)
             if not model.is_export:
-                network_of(model, spec, len(folder.classes))
-                sizing = _sizing(model, spec)
+                network_of(model, own, len(folder.classes))
+                sizing = _sizing(model, own)
                 if sizing not in pixels:
                     pixels[sizing] = decoded(folder, images, sizing, settings, notes, progress)
                 held = pixels[sizing]
                 inputs = replace(inputs, samples=_samples(held, inputs.labels))
-            trials.append(Trial(_resolved(spec, model, inputs, held, number), inputs))
+            trials.append(Trial(_resolved(own, model, inputs, held, number), inputs))
     raise_all(gather.problems)
     dataset: DataInput = {
         "name": folder.name,
@@ -74,7 +75,7 @@ def evaluation_study(
         "digest": trials[0].spec.images[:36],
         "context": "test",
     }
-    shown = trials[0].spec.label if len(trials) == 1 else f"{len(trials)} models"
+    shown = trials[0].spec.label if len(trials) == 1 else f"{counted(len(trials), 'model')}"
     return Stage(
         key=files.digest(["evaluation", sorted(planned.spec.key for planned in trials)]),
         run=trial.run,

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.ticker import PercentFormatter
 
 from ... import files
+from ...errors import counted
 from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...metrics import crossed
@@ -134,7 +135,10 @@ def warnings_of(results: list[Result]) -> list[str]:
             "are not new to it"
         )
     if absent := int((counts == 0).sum()):
-        lines.append(f"{absent} classes of the model have no image here: accuracy is of the others")
+        lines.append(
+            f"{counted(absent, 'class', 'classes')} of the model have "
+            "no image here: accuracy is of the others"
+        )
     return lines
 
 

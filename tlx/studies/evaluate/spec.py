@@ -100,4 +100,6 @@ class EvaluationGrid(Spec):
         help="models: weight files (.safetensors, .pth, .pt, .h5), networks of tlx chop, folders "
         "of tlx export, keys of finished few-shot trials",
     )
-    out: str = setting("", identity=False, help="also write the tables and figures to this folder")
+    out: str = setting(
+        "", identity=False, writes="folder", help="also write the tables and figures to this folder"
+    )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from ...lab.settings import expanded
 from ...spec import Spec
 from ..base import Stages, Study
 from .spec import Evaluation, EvaluationGrid
@@ -38,12 +38,13 @@ class EvaluateStudy(Study):
     )
 
     def plan(self, session: Session) -> StudyPlan:
-        """Count the models: how long one takes is not estimated."""
+        """Count the models; how long one takes is not estimated."""
         from ..planning import without_trials
         from .plan import evaluation_study
 
         stage = evaluation_study(self.of(Evaluation), self.of(EvaluationGrid), session.settings)
-        return without_trials(self, stage.title, stage.notes, trials=len(stage.trials))
+        note = "how long a model takes is not estimated: the images pass through each of them once"
+        return without_trials(self, stage.title, (*stage.notes, note), trials=len(stage.trials))
 
     def stages(self, session: Session) -> Stages:
         """Yield the one stage, then copy its tables and figures to --out."""
@@ -55,7 +56,7 @@ class EvaluateStudy(Study):
             stage = evaluation_study(self.of(Evaluation), grid, session.settings, progress)
         report = yield stage
         if grid.out:
-            folder = files.make_folder(Path(grid.out).expanduser())
+            folder = files.make_folder(expanded(grid.out))
             for path in sorted(report.study_folder.iterdir()):
                 if path.suffix in (".csv", ".png", ".svg", ".pdf"):
                     shutil.copyfile(path, folder / path.name)

@@ -22,6 +22,7 @@ from ..few_shot_inputs import (
     preflight,
     rows_of_refit,
 )
+from ..planning import Extracted
 from . import spec as feature_extraction_spec
 from . import trial as feature_extraction_trial
 from .spec import FeatureExtraction, FeatureExtractionGrid
@@ -49,6 +50,12 @@ def look_at_features(
         return whole_network(spec, spec.layers, spec.model_description)
 
     return preflight(spec, few, settings, load, progress, keep=keep)
+
+
+def extracted(spec: FeatureExtraction, result: PreflightResult) -> Extracted:
+    """Return what a study extracts from the images of its preflight."""
+    config = ExtractionConfig(reduce=spec.reduce, dtype=spec.dtype)
+    return Extracted(result, spec.layers, spec.model_description, spec.use_crops, config)
 
 
 def feature_extraction_study(

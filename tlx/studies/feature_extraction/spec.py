@@ -43,6 +43,7 @@ class FeatureExtraction(FewShotTrial):
     standardize: str = setting(
         "train",
         choices=("train", "per-set"),
+        only_with={"embedding": ("fne", "standard")},
         help="statistics of the training rows, or of each "
         "set its own, as the original study did (it sees all test images at once)",
     )

@@ -59,10 +59,10 @@ class FeatureExtractionStudy(Study):
     def plan(self, session: Session) -> StudyPlan:
         """Count the trials from the splits.
 
-        The time is that of extracting the images once.
+        The time is that of extracting the images once, and of the classifiers.
         """
         from ..few_shot_inputs import draws
-        from ..planning import without_trials
+        from ..planning import FEATURE_TRIAL_S, of_preflights
         from . import plan
 
         spec, few = self.of(FeatureExtraction), self.of(FewShotGrid)
@@ -72,7 +72,14 @@ class FeatureExtractionStudy(Study):
         names = self.of(FeatureExtractionGrid).classifiers
         trials = len(draws(spec, few, result.splits)) * len(names)
         title = f"{spec.architecture} on {spec.dataset}"
-        return without_trials(self, title, tuple(result.notes), trials=trials)
+        return of_preflights(
+            self,
+            title,
+            [plan.extracted(spec, result)],
+            session.settings,
+            trials=trials,
+            trial_s=FEATURE_TRIAL_S,
+        )
 
     def stages(self, session: Session) -> Stages:
         """Extract once, yield the one stage; export its model where that is asked for."""
@@ -80,7 +87,9 @@ class FeatureExtractionStudy(Study):
         from . import plan
 
         options = self.of(ExportOptions)
-        exporting.check(options, session.settings, self.of(FeatureExtractionGrid).classifiers)
+        spec, names = self.of(FeatureExtraction), self.of(FeatureExtractionGrid).classifiers
+        trials = exporting.of_classifiers(spec.to_json(), names)
+        exporting.check(options, session.settings, trials)
         with session.steps("reading and extracting") as progress:
             stage, preflight = plan.feature_extraction_study(
                 self.of(FeatureExtraction),

@@ -7,6 +7,7 @@ from ...errors import TlxError, UsageError, raise_all
 from ...lab.settings import Settings
 from ...models import backbones, freezing, tuned_parts
 from ...models.network import Network
+from ...models.transferred import redraw
 from ...models.tune_choices import parse_tune
 from .. import batches
 from ..base import Stage, Trial
@@ -88,6 +89,7 @@ def _to_tune(spec: FineTuning) -> Network:
         else freezing.published_configuration(spec.architecture, configuration),
         bn=spec.bn,
     )
+    redraw(network, spec.architecture, spec.reinit_blocks, seed=0)
     tuned_parts.restrict(network, tune)
     tuned_parts.part_of(tune).check(network, tune)
     return network
@@ -114,8 +116,9 @@ def configured(spec: FineTuning) -> int | None:
 
 
 def _tuned(spec: FineTuning) -> str:
-    """Return what is trained, for a title; "" of everything."""
-    return "" if spec.tune == spec.defaults()["tune"] else f", --tune {spec.tune}"
+    """Return what is trained and drawn anew, for a title; "" of everything as it came."""
+    tuned = "" if spec.tune == spec.defaults()["tune"] else f", --tune {spec.tune}"
+    return tuned + (f", --reinit-blocks {spec.reinit_blocks}" if spec.reinit_blocks else "")
 
 
 def fine_tuning_study(

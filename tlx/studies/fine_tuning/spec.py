@@ -37,6 +37,13 @@ class FineTuning(Recipe, FewShotTrial):
         "rank 8, merged afterwards; lora:r=4,alpha=16; needs tlx[lora])",
     )
 
+    reinit_blocks: int = setting(
+        0,
+        low=0,
+        search=False,
+        help="blocks below the head that are drawn anew, as the architecture starts; the head "
+        "always is",
+    )
     val_crops: int | None = setting(
         None,
         low=1,
@@ -87,6 +94,8 @@ class FineTuning(Recipe, FewShotTrial):
             "Momentum": self.momentum,
             "Weight decay": self.weight_decay if self.optimizer in ("sgd", "sgd-l2") else "-",
         }
+        if self.reinit_blocks:
+            params["Blocks drawn anew"] = self.reinit_blocks
         if self.tune != self.defaults()["tune"]:
             params["Tune"] = self.tune
-        return params
+        return params | self.replica_params()

@@ -8,6 +8,7 @@ from ...spec import Spec
 from ..base import Stages, Study
 from ..export_options import ExportOptions
 from ..few_shot import FewShotGrid
+from ..recipes import FineTuningRecipe
 from .spec import FineTuning
 
 if TYPE_CHECKING:
@@ -26,7 +27,12 @@ class FineTuningStudy(Study):
     trials are not repeated; rerun the same command to resume an interrupted study. Accuracies
     are mean per-class, as fractions.
     """
-    specs: ClassVar[tuple[type[Spec], ...]] = (FineTuning, FewShotGrid, ExportOptions)
+    specs: ClassVar[tuple[type[Spec], ...]] = (
+        FineTuning,
+        FewShotGrid,
+        FineTuningRecipe,
+        ExportOptions,
+    )
     shown = (
         "splits",
         "shots",
@@ -38,6 +44,7 @@ class FineTuningStudy(Study):
         "use_crops",
         "val_crops",
         "precomputed_crops",
+        "recipe",
         "configuration",
         "tune",
         "epochs",

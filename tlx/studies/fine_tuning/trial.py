@@ -39,6 +39,7 @@ def tuned(
     """Return the network with the weights of its best epoch, and the course of its training."""
     from ...features import voting
     from ...models import backbones, freezing, training
+    from ...models.transferred import redraw
     from ...models.tune_choices import parse_tune
 
     network = backbones.load(
@@ -50,6 +51,12 @@ def tuned(
         source=spec.weight_source,
         input_size=spec.input_size,
         sha256=spec.weights,
+    )
+    redraw(
+        network,
+        spec.architecture,
+        spec.reinit_blocks,
+        seed=derive_seed(spec.seed, "reinit", spec.shots, spec.split),
     )
     frozen = (
         None

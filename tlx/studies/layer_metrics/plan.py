@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ... import files, metrics
-from ...errors import BadDataError, MissingError, TlxError, UnknownNameError, raise_all
+from ...errors import BadDataError, MissingError, TlxError, UnknownNameError, counted, raise_all
 from ...features.dump import Dump
 from ...features.dumps import Dumps
 from ...lab.records import DataInput
@@ -20,18 +20,18 @@ from ...lab.settings import Settings
 from ...lab.store import Store
 from ...models import backbones
 from ...models.layers import INPUT, module_of
-from ...models.weights import archives as weights_archives
-from ..activations import dump_folder, extraction, whole_network
+from ...models.network import Network
+from ..activations import dump_folder, extraction, layers_of, whole_network
 from ..base import Stage, Trial
+from ..block_tasks import pieces_for
 from ..few_shot_inputs import Progress, common_settings
+from ..model_folder import WEIGHT_SUFFIXES, run_of, tag_of, weight_files
 from . import report as layer_metrics_report
 from . import spec as layer_metrics_spec
 from . import trial as layer_metrics_trial
 from .spec import LayerMetrics, Observed
 from .trial import RDMS, Activations
 
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".h5")
-TAG = re.compile(r"\d+(_\d+)?", re.ASCII)
 ROUNDING = 1e-12
 COMPARED = 400  # dissimilarity matrices that are compared pair by pair
 
@@ -75,6 +75,10 @@ def plan_layer_metrics(
     raise_all(problems)
     notes = [] if notes is None else notes
     trials = [_trial(target, measures, settings, notes, progress) for target in targets]
+    pieces = pieces_for(settings)
+    in_pieces = pieces is not None and any(_has_blocks(measures, t.inputs.dump) for t in trials)
+    if in_pieces:
+        trials = [replace(t, inputs=replace(t.inputs, pieces=pieces)) for t in trials]
     first = trials[0].spec
     key = files.digest(["study", measures.identity(), first.labels, first.dataset])
     return Stage(
@@ -89,6 +93,15 @@ def plan_layer_metrics(
         preload=("tlx.metrics",),
         write_trial_figures=layer_metrics_report.write_trial_figures,
         notes=tuple(notes),
+        runs_here=in_pieces,
+    )
+
+
+def _has_blocks(measures: LayerMetrics, dump: Dump) -> bool:
+    """Return whether a layer is measured block by block."""
+    return any(
+        dump.rows > layer_metrics_trial.block_rows_of(measures, dump.array(layer))
+        for layer in dump.layers
     )
 
 
@@ -115,11 +128,7 @@ def targets_of(word: str, observed: Observed, settings: Settings) -> list[Measur
     if (path / "header.json").is_file():
         return [_of_dump(path, observed)]
     if path.is_dir():
-        paths = sorted((p for p in path.iterdir() if p.suffix in WEIGHT_SUFFIXES), key=_moment)
-        if not paths:
-            error = MissingError("weight file", path)
-            error.expected = f"files ending in {', '.join(WEIGHT_SUFFIXES)}"
-            raise error
+        paths = weight_files(path)
         called = path.name.removesuffix("-checkpoints")
         return [
             replace(_of_file(p, observed, called), number=number) for number, p in enumerate(paths)
@@ -142,29 +151,14 @@ def _of_dump(folder: Path, observed: Observed) -> MeasuredLayers:
 
 
 def _of_file(path: Path, observed: Observed, called: str) -> MeasuredLayers:
-    tag = path.stem if TAG.fullmatch(path.stem) else ""
+    tag = tag_of(path)
+    called = run_of(path) or called
     return MeasuredLayers(
         observed.replace(model=str(path)).resolved,
         called if tag or path.stem == called else f"{called}/{path.stem}",
         called if tag else "",
         tag,
     )
-
-
-def _moment(path: Path) -> tuple[float, str]:
-    """Return a key that sorts checkpoints by training.
-
-    By the steps that tlx pretrain writes into them, else by name (0, 0_1, 0_3, …, 1, 3, …); others
-    after them, by name.
-    """
-    epochs, _, batches = path.stem.partition("_")
-    if not TAG.fullmatch(path.stem):
-        return (float("inf"), path.name)
-    if path.suffix == ".safetensors" and (
-        epoch := weights_archives.safetensors_metadata(path).get("epochs", "")
-    ):
-        return (float(epoch), path.name)
-    return (int(epochs) + (1 - 1 / (1 + int(batches)) if batches else 0), path.name)
 
 
 def _called(spec: Observed) -> str:
@@ -185,7 +179,7 @@ def _trial(
         dump, blocks = _opened(target.dump)
         notes += _outdated(dump)
     else:
-        network = whole_network(spec, (), None)
+        network = whole_network(spec, spec.layers, None)
         spec = spec.replace(layers=spec.layers or usual_layers(network, spec))
         dump = extraction(spec, settings, progress, notes)
         blocks = blocks_of(network, dump.layers)
@@ -193,7 +187,7 @@ def _trial(
     if len(labels) != dump.rows:
         raise BadDataError(
             "dump-labels",
-            f"{len(labels)} labels for {dump.rows} rows",
+            f"{counted(len(labels), 'label')} for {counted(dump.rows, 'row')}",
             where=dump.folder,
             remedy="extract again: tlx extract keeps the labels of image folders",
         )
@@ -225,8 +219,8 @@ def _outdated(dump: Dump) -> list[str]:
     if not gone:
         return []
     return [
-        f"dump {dump.key[:12]}: {gone} of its {len(dump.ids)} images are no longer where they "
-        f"were, below {root}, "
+        f"dump {dump.key[:12]}: {gone} of its {counted(len(dump.ids), 'image')} cannot be seen "
+        f"where they were, below {root}, "
         f"so that labels and name of the data set may be old; {again}"
     ]
 
@@ -255,12 +249,21 @@ def blocks_of(network: Any, layers: Sequence[str]) -> tuple[int, ...]:
 
 
 def usual_layers(network: object, spec: Observed) -> tuple[str, ...]:
-    """Return the default layers of a network."""
+    """Return the default layers of a network: the thesis's if its output is among them."""
     try:
-        whole_network(spec, ("thesis",), None)
+        whole = whole_network(spec, ("thesis",), None)
     except UnknownNameError:
         return ("input", "blocks")
-    return ("thesis",)
+    return usual_set(whole)
+
+
+def usual_set(whole: Network) -> tuple[str, ...]:
+    """Return the default layers of a network with a head, whatever its weights."""
+    try:
+        last = module_of(layers_of(whole, ("thesis",), None)[-1])
+    except UnknownNameError:
+        return ("input", "blocks")
+    return ("thesis",) if last in whole.head_names else ("input", "blocks")
 
 
 # ---------------------------------------------------------------- what all of a study's trials come

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ... import files
+from ...errors import counted
 from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...plots import tables
@@ -249,7 +250,7 @@ def format_summary(report: StudyReport) -> str:
         else []
     )
     if len(shown) < len(rows):
-        lines.append(f"the last layers of {len(rows)} rows")
+        lines.append(f"the last layers of {counted(len(rows), 'row')}")
     notes = list(
         dict.fromkeys(note for result in report.results for note in result.details["notes"])
     )

@@ -70,6 +70,14 @@ class LayerMetrics(Spec):
         help="rows that are compared with each other; of more, so many, evenly "
         "spaced over the classes (fewer of layers above 1.5 GiB, so that memory holds)",
     )
+    block_rows: int = setting(
+        0,
+        low=0,
+        help="layers with more rows than this are measured block by block, of so many rows each, "
+        "and layers above 1.5 GiB are then compared in all of --max-rows. With a cluster, or "
+        "--workers 2 and more, other processes measure the blocks. "
+        "Default (0): what fits in half of the memory",
+    )
     seed: int = setting(0, low=0, high=2**63 - 1, help="seed of the resamplings")
     dump: str = setting(
         "", cli=False, help="key of the dump: images, weights and how they were taken"
@@ -134,5 +142,13 @@ class LayerMetricsGrid(Spec):
     out: str = setting(
         "",
         identity=False,
+        writes="folder",
         help="also write the table, layer_metrics.csv and .parquet, into this folder",
+    )
+    corr_dict: str = setting(
+        "",
+        identity=False,
+        writes="folder",
+        help="also write the dissimilarities of every layer into this folder, model → matrix, as "
+        "the thesis' <data set>_sorted_corr_dict_layer<k>, as .npz",
     )

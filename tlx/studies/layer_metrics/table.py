@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ... import files
-from ...errors import BadDataError, MissingError, ResourceError, escape_control, nearest
+from ...errors import BadDataError, MissingError, ResourceError, counted, escape_control, nearest
 from ...plots.tables import FORMULA
 from .columns import (
     COLUMNS,
@@ -148,7 +148,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
             elif len(record) != len(names) or number > ROWS:
                 raise BadDataError(
                     "table-fields",
-                    f"{len(record)} fields",
+                    f"{counted(len(record), 'field')}",
                     where=f"{path}:{number}",
                     expected=f"{len(names)}, as in the header, in at most {ROWS:,} rows",
                 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,30 +17,61 @@ from typing import TYPE_CHECKING, Any
 from ... import files
 from ...errors import BadDataError, IntegrityError, Stopped, TlxError
 from ...result import Result
-from ..layer_measures import LAYER_METRICS, LayerRows, MeasureSettings, thinned
+from ..layer_measures import (
+    LAYER_METRICS,
+    LayerRows,
+    MeasureSettings,
+    fitting_copy,
+    thinned,
+)
 from .spec import LayerMetrics
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ...features.dump import Dump
+    from ...features.sharded import LayerArray
+    from ...metrics.blocks.pieces import PieceRunner
     from ..base import TrialContext
+    from ..block_tasks import EnginePieces
 
 WHOLE = (
     3 << 29
 )  # bytes of a layer in which all rows are compared: kernels pack one copy of what is mapped
-COPIED = 3 << 28  # bytes of rows that are taken out of a larger one: those are two copies
 KEPT_ROWS = 2_000  # dissimilarities of so many rows are kept with the result
 RDMS = "rdms"
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Dump, with the label of each row and the block of each layer (0: none)."""
+    """Dump, with the label of each row and the block of each layer (0: none).
+
+    pieces  has blocks of rows measured by other processes; None: by that of the trial
+    """
 
     dump: Dump
     labels: tuple[str, ...]
     blocks: tuple[int, ...]
+    pieces: EnginePieces | None = None
+
+
+class PieceProgress:
+    """Progress within a layer whose metrics ask for pieces, how often is not known before.
+
+    Each time takes half of what is left.
+    """
+
+    OF = 1000
+
+    def __init__(self, tell: Callable[[int, int], None]):
+        self._tell, self._left = tell, 1.0
+
+    def __call__(self, done: int, of: int) -> None:
+        """Tell the share of the layer after so many pieces of those asked for now."""
+        share = 1 - self._left * (1 - done / (2 * of))
+        if done == of:
+            self._left /= 2
+        self._tell(int(self.OF * share), self.OF)
 
 
 def run(spec: LayerMetrics, inputs: Activations, context: TrialContext) -> Result:
@@ -56,7 +88,11 @@ def run(spec: LayerMetrics, inputs: Activations, context: TrialContext) -> Resul
         if measured is None:
             if context.stopping():
                 raise Stopped(15)
-            measured = _measure(spec, inputs.dump.array(layer), labels, context, index)
+            if inputs.pieces is not None:
+                inputs.pieces.progress = PieceProgress(context.tell)
+            measured = _measure(
+                *_layer(spec, inputs.dump.array(layer), labels, inputs.pieces), context, index
+            )
             files.write_json(path, measured)
             context.log(index, measured["values"])
         notes += [f"{layer}: {note}" for note in measured["notes"]]
@@ -69,6 +105,7 @@ def run(spec: LayerMetrics, inputs: Activations, context: TrialContext) -> Resul
                 **measured["values"],
             }
         )
+    notes += inputs.pieces.notes if inputs.pieces else []
     classes, counts = np.unique(labels, return_counts=True)
     details = {
         "rows": rows,
@@ -92,22 +129,46 @@ def _kept(path: Any) -> dict[str, Any] | None:
         return None  # cut off while it was written: measured again
 
 
-def _measure(
-    spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, context: TrialContext, index: int
-) -> dict[str, Any]:
+def _measure(layer: LayerRows, compared: int, context: TrialContext, index: int) -> dict[str, Any]:
     """Compute the metrics of one layer: {"shape", "values", "notes"}."""
     started = time.perf_counter()
-    x = x.reshape(len(x), -1)
-    fitting = len(x) if x.nbytes <= WHOLE else max(2, COPIED // (x.itemsize * x.shape[1]))
-    compared = thinned(labels, min(spec.max_rows, fitting))
-    layer = LayerRows(x, labels, measure_settings(spec), compared)
+    n, width = layer.x.shape
     values, notes = _values(layer)
-    if len(compared) < len(x):
-        notes.insert(0, f"rows are compared in {len(compared)} of {len(x)}, evenly spaced")
-    elif len(x) <= KEPT_ROWS:  # else they could not stand next to those of other layers
+    notes = layer.notes() + notes
+    if compared < n:
+        notes.insert(0, f"rows are compared in {compared} of {n}, evenly spaced")
+    elif len(layer.few) == n <= KEPT_ROWS:
+        # else they could not stand next to those of other layers
         _keep_rdm(layer, context.folder / RDMS / f"{index:02d}.npy")
     values["seconds"] = time.perf_counter() - started
-    return {"shape": {"rows": len(x), "width": x.shape[1]}, "values": values, "notes": notes}
+    return {"shape": {"rows": n, "width": width}, "values": values, "notes": notes}
+
+
+def block_rows_of(spec: LayerMetrics, x: LayerArray) -> int:
+    """Return the rows of a block of a layer; with more rows it is measured block by block."""
+    from ...metrics.arrays import float_type
+    from ...metrics.blocks.rows import fitting_rows
+
+    width = math.prod(x.shape[1:])
+    return spec.block_rows or fitting_rows(width, float_type(x.dtype).itemsize)
+
+
+def _layer(
+    spec: LayerMetrics, x: LayerArray, labels: np.ndarray, run: PieceRunner | None = None
+) -> tuple[LayerRows, int]:
+    """Return the rows of a layer, in blocks if there are many, and how many are compared."""
+    from ..layer_blocks import BlockedLayer
+
+    x, n, block_rows = x.reshape(len(x), -1), len(x), block_rows_of(spec, x)
+    in_blocks = n > block_rows
+    fitting = n if x.nbytes <= WHOLE else fitting_copy(x)
+    if in_blocks and spec.block_rows:  # without it, the rows are those of earlier versions
+        fitting = n
+    compared = thinned(labels, min(spec.max_rows, fitting))
+    settings = measure_settings(spec)
+    if in_blocks:
+        return BlockedLayer(x, labels, settings, compared, block_rows, run), len(compared)
+    return LayerRows(x, labels, settings, compared), len(compared)
 
 
 def measure_settings(spec: LayerMetrics) -> MeasureSettings:

@@ -21,6 +21,7 @@ from .. import batches
 from ..base import ExpectedStage, Stage, Trial
 from ..few_shot import Inputs
 from ..few_shot_inputs import common_settings
+from ..source_list import source_label
 from ..whole_dataset import WEIGHTS, TrainingInputs
 from ..whole_dataset_inputs import Pools, Progress, listed, read
 from . import spec as layer_transfer_spec
@@ -121,7 +122,7 @@ class LayerTransferPlan:
             key=key,
             run=layer_transfer_trial.run,
             experiment=layer_transfer_spec.EXPERIMENT,
-            title=f"{self.spec.architecture}: layer transfer on {name}",
+            title=f"{source_label(self.spec.to_json())}: layer transfer on {name}",
             spec=common_settings(self.spec),
             trials=trials,
             inputs=(self.pools.record(self.sources[1]),),
@@ -146,8 +147,12 @@ def plan_layer_transfer(
     treatments = check(spec, grid, depth, sketch.row.title)
     raise_all(chopped.too_deep(spec.model, grid.depths))
     most = chopped.most_blocks(spec.model, depth)
-    grid = grid.replace(depths=grid.depths or tuple(range(1, most + 1)), bn=grid.bn or BN_MODES[:1])
     half, notes = not spec.start_from, list[str]()
+    is_held = any(OF.get(name, ("", False))[1] for name in treatments)
+    if set(grid.bn) - {BN_MODES[0]} and not (is_held and normed):
+        reason = f"{sketch.row.title} has no batch norm" if is_held else "no blocks are frozen"
+        notes.append(f"{reason}: --bn makes no difference")
+    grid = grid.replace(depths=grid.depths or tuple(range(1, most + 1)), bn=grid.bn or BN_MODES[:1])
     given = ""
     if not half:
         given = _given_source(spec, treatments, notes)
@@ -158,7 +163,7 @@ def plan_layer_transfer(
     pools = read(spec, settings, progress, folder)
     notes += pools.notes
     inputs, content = pools.task(classes[1])
-    target = spec.replace(images=content, depth=depth)
+    target = spec.replace(images=content, depth=depth, keep_weights=bool(grid.export))
     conditions = tuple(
         {(c.of, c.key): c for c in _conditions(target, treatments, grid, normed)}.values()
     )

@@ -31,9 +31,13 @@ class LayerTransfer(WholeDataset):
         "first",
         choices=("first", "second", "random"),
         identity=False,
+        only_with={"source": ("half",)},
         help="with --source half: the classes of A, by their order, or drawn once for all repeats",
     )
     copied: int = setting(0, low=0, cli=False, help="blocks that come from the source")
+    keep_weights: bool = setting(
+        False, identity=False, cli=False, help="whether its weights are kept"
+    )
     freeze: int = setting(0, low=0, cli=False)
     bn: str = setting("frozen", choices=BN_MODES, cli=False)
     of: str = setting(
@@ -112,4 +116,11 @@ class LayerTransferGrid(Spec):
     )
     repeats: int = setting(
         5, low=1, high=10_000, help="networks of each kind, which differ by their seeds"
+    )
+    export: str = setting(
+        "",
+        identity=False,
+        writes="folder",
+        help="also keep the weights of all networks, and write them into this folder as the "
+        "original names them: A3B-mobilenet.safetensors, which tlx evaluate reads",
     )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from ...result import Result
 from ...spec import Spec
 from ..base import Stages, Study
+from ..recipes import LayerTransferRecipe
 from .spec import LayerTransfer, LayerTransferGrid
 
 if TYPE_CHECKING:
@@ -25,13 +28,18 @@ class LayerTransferStudy(Study):
     The base networks are trained first. Rerun with more repeats, depths, treatments or ways of
     batch norm to extend the study. Accuracies are mean per-class, as fractions.
     """
-    specs: ClassVar[tuple[type[Spec], ...]] = (LayerTransfer, LayerTransferGrid)
+    specs: ClassVar[tuple[type[Spec], ...]] = (
+        LayerTransfer,
+        LayerTransferGrid,
+        LayerTransferRecipe,
+    )
     is_chained = True
     shown = (
         "dataset",
         "architecture",
         "source",
         "model",
+        "recipe",
         "treatments",
         "depths",
         "bn",
@@ -43,8 +51,9 @@ class LayerTransferStudy(Study):
 
     def stages(self, session: Session) -> Stages:
         """Yield the base networks, then the networks built from them."""
-        from . import plan, report
+        from . import networks, plan, report
 
+        export, trained = self.of(LayerTransferGrid).export, list[Result]()
         with session.steps("reading images") as progress:
             planned = plan.plan_layer_transfer(
                 self.of(LayerTransfer), self.of(LayerTransferGrid), session.settings, progress
@@ -53,16 +62,23 @@ class LayerTransferStudy(Study):
         session.note(*planned.notes)
         if bases is not None:
             is_alone = not planned.conditions
-            yield replace(
+            done = yield replace(
                 bases,
                 further=planned.expected,
                 write_summary=report.write_summary,
                 format_summary=report.format_summary if is_alone else report.format_bases,
             )
+            trained += done.results
             store = session.store
         copies = planned.rest(store)
         session.note(*planned.notes)
         if copies is not None:
-            yield replace(
+            if export:
+                networks.check(copies.trials, session.store)
+            done = yield replace(
                 copies, write_summary=report.write_summary, format_summary=report.format_summary
             )
+            trained += done.results
+        if export:
+            for path in networks.export(trained, session.store, Path(export).expanduser()):
+                session.say(f"weights: {path}")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def run(spec: LayerTransfer, inputs: TrainingInputs, context: TrialContext) -> Result:
     """Assemble the network, train it, score it on the test images.
 
-    A base network's weights are kept.
+    A base network's weights are kept, and those of the others where that is asked for.
     """
     from ...models.transferred import transferred
     from ...models.weights import reader as weights_reader
@@ -47,7 +47,7 @@ def run(spec: LayerTransfer, inputs: TrainingInputs, context: TrialContext) -> R
     status, scores, details = fit_and_score(
         spec, network, inputs.data, context, derive_seed(spec.seed, "fit", spec.split)
     )
-    if status == FINISHED and not spec.copied:
+    if status == FINISHED and (spec.keep_weights or not spec.copied):
         weights_reader.write(context.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
     made_from = {f"weights of {spec.of}": spec.weights} if spec.copied else {}
     return Result.of(spec, status=status, scores=scores, details=details, made_from=made_from)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...errors import counted
 from ...lab.store import Store
 from ...plots import statistics, tables
 from .. import drawings, reporting, result_warnings
@@ -104,7 +105,7 @@ def _trained(pairs: Pairs) -> list[str]:
         rates = sorted({t["learning_rate"] for t in members if "learning_rate" in t})
         words += [f"learning rate {rate:g}" for rate in rates]
         words += [
-            f"{n} training images"
+            f"{counted(n, 'training image')}"
             for n in sorted({t["train_images"] for t in members if "train_images" in t})
         ]
         if test["mean"] is not None:
@@ -127,7 +128,8 @@ def _wary(means: Sequence[Row]) -> list[str]:
             ]:
                 of = sum(row["level"] == "layer" for row in measured)
                 lines.append(
-                    f"warning: {target}, {norm}: {words}, in {len(layers)} of {of} layers: "
+                    f"warning: {target}, {norm}: {words}, in "
+                    f"{len(layers)} of {counted(of, 'layer')}: "
                     f"{', '.join(layers)}"
                 )
     return lines
@@ -137,7 +139,9 @@ def format_tuning_summary(report: StudyReport) -> str:
     """Return the closing text of the stage of fine-tuning."""
     tested = [r.scores["test_accuracy"] for r in report.results if "test_accuracy" in r.scores]
     scores = {**statistics.accuracy_columns(tested), "repeats": len(tested)}
-    line = f"fine-tuned: {len(report.results)} networks in {tables.seconds(report.wall_s)}"
+    line = (
+        f"fine-tuned: {counted(len(report.results), 'network')} in {tables.seconds(report.wall_s)}"
+    )
     if report.reused:
         line += f", {report.reused} of them found done"
     if scores["mean"] is None:

@@ -17,7 +17,7 @@ from ...data import datasets
 from ...data.pixels import Pixels
 from ...data.sizing import Sizing
 from ...data.streams import seeded_permutation
-from ...errors import BadDataError, TlxError, UnknownNameError, UsageError, raise_all
+from ...errors import BadDataError, TlxError, UnknownNameError, UsageError, counted, raise_all
 from ...features.dump import Dump
 from ...features.extract import ExtractionContext, extract
 from ...lab import signals
@@ -35,6 +35,7 @@ from ..activations import dump_folder, metered
 from ..base import ExpectedStage, Stage, Trial, TrialFigures, open_store
 from ..few_shot_inputs import ErrorCollector, Progress, common_settings
 from ..image_data import decoded, located
+from ..summaries import command_line
 from ..whole_dataset import DEFAULT, WEIGHTS, TrainingInputs
 from ..whole_dataset_inputs import Pools, read
 from . import domain_gap as parameter_distance_domain_gap
@@ -257,6 +258,8 @@ class ParameterDistancePlan:
                 progress=progress or (lambda done, of: None),
                 stopping=stopping,
                 metered=functools.partial(metered, self.settings.resolved_device()),
+                note=self.notes.append,
+                command=command_line(),
             )
             dump = extract(network, network.weights, held, [len(network.blocks)], place)
             signals.stop_if_asked()
@@ -395,7 +398,7 @@ def _check_classes(
         if len(head) != expected:
             raise BadDataError(
                 "classes",
-                f"its head has {len(head)} classes",
+                f"its head has {counted(len(head), 'class', 'classes')}",
                 where=f"-b {tuned.path}",
                 expected=f"{expected}, of --num-classes",
             )
@@ -453,7 +456,7 @@ def _sense(
         problems.append(
             UsageError(
                 "conflict",
-                f"--dataset with {len(targets)} targets",
+                f"--dataset with {counted(len(targets), 'target')}",
                 where="--dataset",
                 expected="one -b: the data set is that of its target",
             )

@@ -163,6 +163,7 @@ class ParameterDistanceGrid(Spec):
     )
     gap: str = setting(
         "frechet",
+        only_with={"source_images": ()},
         help="how the gap is measured, on features of the last block: frechet, mmd, emd or "
         "sliced, with settings as in mmd:sigma=3",
     )
@@ -182,7 +183,10 @@ class ParameterDistanceGrid(Spec):
         help="classes of the head of -b, to be checked. Default: those it has",
     )
     out: str = setting(
-        "", identity=False, help="also write the tables and figures into this folder"
+        "",
+        identity=False,
+        writes="folder",
+        help="also write the tables and figures into this folder",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
-from ...errors import BadDataError, MissingError, UsageError
+from ...errors import BadDataError, MissingError, UsageError, counted
 from ...lab.store import Store
 from ...models.weights.promises import permitted
 from ...result import FINISHED, Result
@@ -62,7 +62,7 @@ def state_of(word: str, store: Store, where: str) -> WeightState:
         if len(matches) > 1:
             raise UsageError(
                 "ambiguous",
-                f"{len(matches)} trials begin with '{word}'",
+                f"{counted(len(matches), 'trial')} begin with '{word}'",
                 where=where,
                 expected="a longer key",
             )

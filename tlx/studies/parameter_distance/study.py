@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ...errors import TlxError
+from ...lab.settings import expanded
 from ...lab.store import Store
 from ...spec import Spec
 from ..base import Stages, Study
+from ..recipes import DistanceRecipe
 from .spec import ParameterDistance, ParameterDistanceGrid, TargetTuning
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class ParameterDistanceStudy(Study):
         ParameterDistance,
         ParameterDistanceGrid,
         TargetTuning,
+        DistanceRecipe,
     )
     is_chained = True
     shown = (
@@ -47,6 +49,7 @@ class ParameterDistanceStudy(Study):
         "rule",
         "head",
         "seeds",
+        "recipe",
         "epochs",
         "batch_size",
         "learning_rate",
@@ -102,5 +105,5 @@ class ParameterDistanceStudy(Study):
             distances, write_summary=write_summary, format_summary=closing.format_summary
         )
         if grid.out:
-            for path in report.publish(done, Path(grid.out)):
+            for path in report.publish(done, expanded(grid.out)):
                 session.say(f"file: {path}")

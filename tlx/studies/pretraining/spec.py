@@ -17,6 +17,7 @@ class PreTrainingOutput(Spec):
     out: str = setting(
         "",
         identity=False,
+        writes="file",
         help="file for the weights (.safetensors, .pth, .pt), with a record of how they were made "
         "next to it. Default: left in the run's folder",
     )
@@ -24,8 +25,12 @@ class PreTrainingOutput(Spec):
         "",
         short="r",
         identity=False,
+        writes="file",
         help="file for the random weights that the training begins from (.safetensors, .pth, .pt)",
     )
     note: str = setting(
-        "", identity=False, help="a sentence for that record, e.g. which images these were"
+        "",
+        identity=False,
+        only_with={"out": ()},
+        help="a sentence for that record, e.g. which images these were",
     )

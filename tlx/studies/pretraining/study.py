@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from ...lab.settings import expanded
 from ...spec import Spec
 from ..base import Stages, Study
 from ..pretraining_spec import PreTraining
+from ..recipes import PretrainingRecipe
 from .spec import PreTrainingOutput
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ class PretrainingStudy(Study):
     The weights are those of the epoch with the best validation accuracy. Defaults are those of
     the thesis 'Transferability in DNN'.
     """
-    specs: ClassVar[tuple[type[Spec], ...]] = (PreTraining, PreTrainingOutput)
+    specs: ClassVar[tuple[type[Spec], ...]] = (PreTraining, PretrainingRecipe, PreTrainingOutput)
     shown = (
         "dataset",
         "architecture",
+        "recipe",
         "epochs",
         "batch_size",
         "learning_rate",
@@ -42,7 +44,7 @@ class PretrainingStudy(Study):
 
         output = self.of(PreTrainingOutput)
         if output.out and output.random_out:
-            publish.check_apart(Path(output.out), Path(output.random_out))
+            publish.check_apart(expanded(output.out), expanded(output.random_out))
         with session.steps("reading images") as progress:
             stage = pretraining_plan.pretraining_study(
                 self.of(PreTraining), session.settings, progress
@@ -50,9 +52,9 @@ class PretrainingStudy(Study):
         report = yield stage
         if output.out:
             path = publish.publish(
-                report.results[0], stage, session.store, Path(output.out), output.note
+                report.results[0], stage, session.store, expanded(output.out), output.note
             )
             session.say(f"weights: {path}")
         if output.random_out:
-            path = publish.publish_start(report.results[0], Path(output.random_out))
+            path = publish.publish_start(report.results[0], expanded(output.random_out))
             session.say(f"random weights that it began from: {path}")

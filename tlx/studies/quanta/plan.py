@@ -27,6 +27,8 @@ from .trial import QuantaInputs
 
 Gates = tuple[tuple[int, str, str], ...]  # position, module of the target, module of the source
 
+SEVEN = 7  # positions of the original's network
+
 
 @dataclass(frozen=True)
 class QuantaPlan:
@@ -220,6 +222,10 @@ def _positions(
                     f"position '{word}'",
                     where="--positions",
                     expected=f"0 to {count - 1}, all or co (everywhere at once)",
+                    remedy=""
+                    if count >= SEVEN
+                    else "the original's seven positions are those of "
+                    "--architecture quanta-cnn --source-dataset cifar10",
                 )
             )
     if not fitting and not problems:

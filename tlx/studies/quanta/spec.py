@@ -19,6 +19,7 @@ class Quanta(QuantaRecipe):
     """Target trained with a source, with a gate at one position, at all of them, or at none."""
 
     kind: ClassVar[str] = "quanta"
+    tests_every_epoch: ClassVar[bool] = True
 
     architecture: str = setting_of(
         FewShotTrial,
@@ -129,6 +130,9 @@ class Quanta(QuantaRecipe):
         }
 
 
+TRAINED_SOURCE: dict[str, tuple[object, ...]] = {"source_dataset": (), "halves": (True,)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuantaGrid(Spec):
     """Grid of the QUANTA trials of a study, and the origin of their source."""
@@ -163,17 +167,23 @@ class QuantaGrid(Spec):
         None,
         low=1,
         high=100_000,
+        only_with=TRAINED_SOURCE,
         help="epochs to train the source; that of the best "
         "validation accuracy counts. Default: as many as the target's",
     )
     source_rate: float | None = setting(
-        None, low=1e-8, high=1e3, help="learning rate of the source. Default: the target's"
+        None,
+        low=1e-8,
+        high=1e3,
+        only_with=TRAINED_SOURCE,
+        help="learning rate of the source. Default: the target's",
     )
     job: int = setting(0, low=0, identity=False, help="a number of your own, shown with the runs")
     export: str = setting(
         "",
         short="o",
         identity=False,
+        writes="folder",
         help="also write the original's files into this folder: <r>.txt, <r>_raw.txt, metrics of "
         "target and source, expe_summary.txt, quantas_….jsonl",
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from ...lab.settings import expanded
 from ...spec import Spec
 from ..base import Stages, Study
 from .spec import Quanta, QuantaGrid
@@ -57,7 +57,7 @@ class QuantaStudy(Study):
         if grid.show_only_build:
             session.say(*summary.build_lines(planned))
             return
-        out = Path(grid.export).expanduser()
+        out = expanded(grid.export)
         if grid.export:
             export.check(out, planned.images.name, list(planned.gates))
         given, training = planned.source, planned.source_study

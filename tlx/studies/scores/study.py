@@ -44,7 +44,8 @@ class ScoresStudy(Study):
 
     def plan(self, session: Session) -> StudyPlan:
         """Count the sources; the time is that of passing the training images through each once."""
-        from ..planning import without_trials
+        from ...features.dump import ExtractionConfig
+        from ..planning import Extracted, of_preflights
         from .plan import DrawChoice, look_at_sources
 
         grid = self.of(ScoresGrid)
@@ -55,8 +56,18 @@ class ScoresStudy(Study):
             session.settings,
             keep=False,
         )
-        notes = tuple(dict.fromkeys(note for own in looked.values() for note in own.result.notes))
-        return without_trials(self, f"scores of {', '.join(looked)}", notes, trials=len(looked))
+        sources = [
+            Extracted(
+                own.result,
+                own.spec.layers,
+                None,
+                own.spec.use_crops,
+                ExtractionConfig(reduce=own.spec.reduce),
+            )
+            for own in looked.values()
+        ]
+        title = f"scores of {', '.join(looked)}"
+        return of_preflights(self, title, sources, session.settings, trials=len(looked))
 
     def stages(self, session: Session) -> Stages:
         """Extract each source once, then yield the one stage."""

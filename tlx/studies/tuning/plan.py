@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
-from ...errors import BadDataError, ResourceError, UsageError, raise_all
+from ...errors import BadDataError, ResourceError, UsageError, counted, raise_all
 from ...features.classifiers import CLASSIFIERS, classifier, format_classifier
-from ...features.dump import ExtractionConfig
+from ...features.dump import Dump, ExtractionConfig
 from ...features.embedding import EMBEDDINGS
 from ...features.extract import extract
 from ...lab import cost, signals
@@ -20,6 +20,7 @@ from ...lab.settings import Settings
 from ...lab.tuning import api as tuning_api
 from ...lab.tuning import samplers as tuning_samplers
 from ...lab.tuning.space import Parameter, Space, declared
+from ...lab.tuning.storage import StorageLocation
 from ...models.network import Network
 from ...models.recipe import Recipe
 from ...spec import Spec
@@ -121,7 +122,7 @@ def _check_energy(requested: Search, settings: Settings) -> None:
         if is_asked
     ]
     on_gpu = (
-        requested.study == "fine-tuning" and settings.resolved_device() != "cpu"
+        requested.study == "fine-tuning" and settings.trial_device() != "cpu"
     )  # classifiers are fitted on the CPU
     if not wanted or cost.is_energy_known(settings.watts, on_gpu=on_gpu):
         return
@@ -186,16 +187,9 @@ def _features(
     )
     sides = {}
     for crops, seen in looks.items():
-        assert seen.network is not None
-        assert seen.pixels is not None
         side = _side(spec.replace(use_crops=crops), few, seen)
-        with signals.graceful() as stopping:
-            place = inputs._dump_place(seen, settings, progress, stopping)
-            how = ExtractionConfig(
-                reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision
-            )
-            dump = extract(seen.network, seen.weights, seen.pixels, union, place, how)
-            signals.stop_if_asked()
+        dump = _extracted(spec, seen, union, settings, progress)
+        preflight.notes += [note for note in seen.notes if note not in preflight.notes]
         sides[crops] = CropVariant(side.classes, side.val, side.draws, dump)
     splits_run = len(sides[next(iter(sides))].draws)
     return _planned(
@@ -209,6 +203,26 @@ def _features(
         evaluator="tlx.studies.tuning.features:FeatureSearch",
         rungs=(1,) if splits_run > 1 else (),
     )
+
+
+def _extracted(
+    spec: FeatureExtraction,
+    seen: PreflightResult,
+    layers: tuple[str, ...],
+    settings: Settings,
+    progress: Progress | None,
+) -> Dump:
+    """Return the activations of the images of a preflight, extracted or found."""
+    assert seen.network is not None
+    assert seen.pixels is not None
+    how = ExtractionConfig(
+        reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision
+    )
+    with signals.graceful() as stopping:
+        place = inputs._dump_place(seen, settings, progress, stopping)
+        dump = extract(seen.network, seen.weights, seen.pixels, layers, place, how)
+        signals.stop_if_asked()
+    return dump
 
 
 def feature_space(spec: FeatureExtraction, rows: int) -> Space:
@@ -473,6 +487,26 @@ def _search_problem(
     )
 
 
+def check_cluster(requested: Search, settings: Settings) -> None:
+    """Raise UsageError for a search on a cluster whose nodes could not work together."""
+    if not settings.on_cluster:
+        return
+    storage = requested.storage or os.environ.get("TLX_OPTUNA_STORAGE", "")
+    if not storage or not StorageLocation(storage, "search").remote:
+        raise UsageError(
+            "storage",
+            f"--engine {settings.engine} with a storage in a file",
+            expected="a database server that every node reaches: "
+            "--storage postgresql://user@host/optuna",
+        )
+    if settings.workers is None:
+        raise UsageError(
+            "workers",
+            f"--engine {settings.engine} without --workers",
+            expected="how many trials of the search run at once: --workers 8",
+        )
+
+
 def _planned(  # noqa: PLR0913 — what the two kinds of search share, by name
     requested: Search,
     spec: FewShotTrial,
@@ -498,7 +532,7 @@ def _planned(  # noqa: PLR0913 — what the two kinds of search share, by name
     search.place(settings.store_folder(None))  # a wrong address is refused now
     notes = list(preflight.notes)
     if requested.sampler == "grid" and search.wanted < requested.trials:
-        notes.append(f"the grid has {search.wanted} configurations: so many trials")
+        notes.append(f"the grid has {counted(search.wanted, 'configuration')}: so many trials")
     record: StoredStudy = {
         "key": search.key,
         "kind": Search.own_kind(),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import files
+from ...errors import counted
 from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...lab.tuning.records import COMPLETE, FAILED, PRUNED, TrialRecord
@@ -329,7 +330,8 @@ def _counts(report: SearchReport) -> list[str]:
         for state, count in states.items()
     )
     lines = [
-        f"{len(tried)} trials ({text or 'none'}), {report.before} of them from before, in "
+        f"{counted(len(tried), 'trial')} ({text or 'none'}), "
+        f"{report.before} of them from before, in "
         f"{tables.seconds(report.wall_s)}; results in {report.folder}"
     ]
     if most > done:
@@ -346,7 +348,8 @@ def _counts(report: SearchReport) -> list[str]:
         lines.append(f"{reused} configurations were found done and cost nothing")
     if len(tried) < report.ready.search.wanted:
         lines.append(
-            f"note: the budget ended it after {len(tried)} of {report.ready.search.wanted} trials"
+            f"note: the budget ended it after {len(tried)} of "
+            f"{counted(report.ready.search.wanted, 'trial')}"
         )
     return lines
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import files, locks
-from ...errors import LATE, TlxError, TrialsFailedError
+from ...errors import LATE, TlxError, TrialsFailedError, counted
 from ...lab import energy, environment, signals
 from ...lab.engines import ENGINES
 from ...lab.settings import FORMS, Settings
 from ...lab.store import Draft, Store
-from ...lab.tasks import Event, Finished, Progress, RunOptions, Task, Waiting
+from ...lab.tasks import Event, Finished, Progress, Task
 from ...lab.tracking import api as tracking_api
 from ...lab.tracking.target import TrackingTarget
 from ...lab.tuning import api as tuning_api
@@ -25,7 +25,7 @@ from ...lab.tuning.records import COMPLETE, FAILED, TrialRecord
 from ...result import Result
 from .. import frames
 from ..base import open_store
-from ..runner import run_groups
+from ..runner import absolute, run_groups, run_options
 from .features import SearchContext
 from .plan import SearchPlan, most_fits
 
@@ -142,12 +142,15 @@ class SearchReport:
         failed = [t for t in self.tried if t.state == FAILED]
         if late := [t for t in failed if f"error[{LATE}]" in t.error]:
             raise TlxError(
-                LATE, f"{len(late)} of {len(self.tried)} trials failed, the first: {late[0].error}"
+                LATE,
+                f"{len(late)} of {counted(len(self.tried), 'trial')} "
+                f"failed, the first: {late[0].error}",
             )
         if failed:
             raise TrialsFailedError(
                 "trials-failed",
-                f"{len(failed)} of {len(self.tried)} trials failed, the first: {failed[0].error}",
+                f"{len(failed)} of {counted(len(self.tried), 'trial')} "
+                f"failed, the first: {failed[0].error}",
                 remedy="narrow the search with --space",
             )
         if require_tracking and self.sent is not None:
@@ -236,7 +239,7 @@ def _mirror_of(
         store.root,
         ready.search.key,
         wait=settings.wait,
-        on_wait=lambda seconds: watch(Waiting(seconds)),
+        on_wait=watch,
     )
 
 
@@ -316,14 +319,14 @@ def _run(
 
     What a worker cannot continue with is raised.
     """
-    device = settings.resolved_device()
+    device = settings.trial_device()
     workers = settings.resolved_workers(device, ready.search.wanted)
     context = SearchContext(
         str(store.root),
         device,
-        settings,
+        absolute(settings, store),
         with_energy="energy" in ready.search.objectives or ready.search.budget_j is not None,
-        idle=energy.idle_power(device != "cpu"),
+        idle=None if settings.on_cluster else energy.idle_power(device != "cpu"),
     )
     driver = files.digest([os.getpid(), time.time_ns()])[:16]
     tasks = [
@@ -335,13 +338,10 @@ def _run(
         )
         for number in range(max(1, workers))
     ]
-    options = RunOptions(
-        timeout_s=None,
+    options = replace(
+        run_options(settings, store, device, workers),
         retries=RESTARTS,
         preload=("torch", *ready.preload),
-        log_folder=store.root / "logs",
-        initialise="tlx.models.training:deterministic",
-        devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else (),
     )
     for outcome in ENGINES[settings.engine](
         tasks, workers=workers, threads=settings.threads, on_event=hear, options=options
@@ -376,7 +376,9 @@ def _test(
             watch(event)
 
         if len(outcomes) < len(requested.trials):
-            idle = energy.idle_power(settings.resolved_device() != "cpu")
+            idle = None
+            if not settings.on_cluster:
+                idle = energy.idle_power(settings.resolved_device() != "cpu")
             run_groups(requested, store, settings, hear, outcomes, form, idle=idle)
     results = []
     for trial in requested.trials:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...lab.settings import Settings
 from ...spec import Spec
 from ..base import Stages, Study
 from ..few_shot import FewShotGrid
@@ -52,11 +53,26 @@ class TuningStudy(Study):
 
     def plan(self, session: Session) -> StudyPlan:
         """Return the number of configurations; their cost depends on what is drawn."""
+        from .. import replicas
         from ..planning import without_trials
 
+        replicas.refuse_in_search(self.of(SearchBase))
         search = self.of(Search)
         title = f"search of {search.study} on {self.of(SearchBase).dataset}"
-        return without_trials(self, title, (), trials=search.trials)
+        note = (
+            "what a trial takes depends on the configuration that is drawn: time, disk space and "
+            "memory are not estimated; tlx plan feature-extraction or fine-tuning says what one "
+            "configuration takes"
+        )
+        return without_trials(self, title, (note,), trials=search.trials)
+
+    def check(self, settings: Settings) -> None:
+        """Raise UsageError for a search on a cluster whose nodes could not work together."""
+        from .. import replicas
+        from . import plan
+
+        replicas.refuse_in_search(self.of(SearchBase))
+        plan.check_cluster(self.of(Search), settings)
 
     def stages(self, session: Session) -> Stages:
         """Plan the search, extract what is not there, and yield it as one stage."""
