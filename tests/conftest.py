@@ -48,6 +48,24 @@ def pytest_report_header() -> str:
     return f"TLX_TEST_SEED={SEED}"
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items) -> None:
+    """Of each test that is marked `sampled`, keep so many of its cases, drawn by the seed."""
+    if os.environ.get("TLX_TEST_ALL"):
+        return
+    cases: dict[tuple[object, str], list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            cases.setdefault((item.path, item.originalname), []).append(item)
+    left_out: set[pytest.Item] = set()
+    for (_, name), some in cases.items():
+        (number,) = some[0].get_closest_marker("sampled").args
+        left_out.update(random.Random(f"{SEED} {name}").sample(some, max(0, len(some) - number)))
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=list(left_out))
+
+
 @pytest.fixture
 def rng(request) -> random.Random:
     """A generator of this test alone, from the seed of the run."""

@@ -99,6 +99,7 @@ def test_the_tables_of_figures_have_a_row_for_every_kind_of_study_and_of_trial(d
     assert kinds == set(study_figures.TRIALS) | WITHOUT_FIGURES
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("form", FORMS)
 def test_plot_draws_every_study_again_in_every_form(drawn, tlx, tmp_path, form):
     code, out, complained = tlx("plot", "all", "--store", drawn.root, "--form", form)

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,6 @@ import numpy as np
 import processes
 import pytest
 import served_model
-from conftest import SEED
 from PIL import Image
 from studies import comparisons
 
@@ -545,7 +543,8 @@ PLACES = [
 
 @pytest.mark.crash
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("where", sorted(random.Random(SEED).sample(PLACES, 4)))
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("where", PLACES)
 def test_a_killed_registration_is_completed_and_makes_one_version(exported, tmp_path, where):
     from mlflow import MlflowClient
 

@@ -265,6 +265,7 @@ def spelt(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "name", [name for name in COMMANDS if name not in ("check", "crops", "splits draw")]
 )
@@ -292,6 +293,7 @@ def test_two_folders_that_name_one_split_are_refused(tlx, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_images_of_a_kind_that_is_not_read_are_said_by_every_command(name, tlx, tmp_path):
     data = draw_images(tmp_path / "data", per_class=8)

@@ -75,6 +75,7 @@ def network(built):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("name", everything())
 def test_blocks_cover_every_tensor_once_in_the_order_of_the_run(name):
     if "lite0" in name:

@@ -131,12 +131,14 @@ def check(name):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("name", torchvision_names())
 def test_blocks_of_torchvision_and_of_our_own_are_features_and_cover_all(name):
     check(name)
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(32)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_blocks_of_every_family_of_timm_are_features_and_cover_all(name):
     timm = pytest.importorskip("timm")

@@ -309,6 +309,7 @@ FITS = [  # backbone, size, cut, settings
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("always")
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize(("name", "size", "depth", "settings"), FITS, ids=str)
 def test_a_training_on_kept_rows_is_the_same_to_the_bit(name, size, depth, settings):
     recipe = Recipe(
@@ -509,6 +510,7 @@ def test_a_stop_is_heard_while_rows_are_kept():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("always")
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("contiguous", [False, True])
 @pytest.mark.parametrize(("name", "depth"), [("resnet18", 4), ("resnet18", 9), ("mobilenet_v2", 3)])

@@ -87,6 +87,7 @@ def check_exported(store, key, settings, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("row", ROWS)
 def test_every_classifier_gives_the_labels_of_its_trial_in_onnxruntime(

@@ -253,6 +253,7 @@ def test_the_same_numbers_give_the_same_bytes(name, form, start):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("name", [*USUAL, *AWKWARD])
 def test_no_text_lies_on_another_or_leaves_the_figure(drawn, name):
     data = USUAL[name]("png") if name in USUAL else AWKWARD[name]()
