@@ -40,6 +40,19 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
+def duration(seconds: float) -> str:
+    """Format seconds as 4.2 s, 3 min 05 s, 2 h 10 min or 5 d 03 h."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, remaining = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {remaining:02d} s"
+    hours = minutes // 60
+    if hours < 48:
+        return f"{hours} h {minutes % 60:02d} min"
+    return f"{hours // 24} d {hours % 24:02d} h"
+
+
 class TlxError(Exception):
     """Base of all errors: a bug in tlx if raised bare; subclasses are errors of the input.
 

@@ -256,4 +256,4 @@ def test_a_study_that_is_finished_takes_no_time(here, bars):
     package.run("fine-tuning", progress=False, figures="none", **settings)
     plan = package.plan("fine-tuning", **settings)
     assert (plan.trials, plan.finished, plan.seconds) == (0, 1, 0.0)
-    assert "estimated run time: 0 s" in str(plan)
+    assert "estimated run time: 0.0 s" in str(plan)

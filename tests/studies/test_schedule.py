@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tlx.errors import duration
 from tlx.lab.engines import ENGINES
 from tlx.studies import schedule
 from tlx.studies.schedule import EngineTime, Overhead
@@ -70,6 +71,22 @@ def test_the_table_has_a_column_for_each_number_of_slots():
     rows = (EngineTime("local", 1, 60.4), EngineTime("dask", 1, 61.0), EngineTime("dask", 2, 31.0))
     assert [line.split() for line in schedule.table(rows)] == [
         ["slots", "1", "2"],
-        ["local", "60", "s", "-"],
-        ["dask", "61", "s", "31", "s"],
+        ["local", "1", "min", "00", "s", "-"],
+        ["dask", "1", "min", "01", "s", "31.0", "s"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0.0 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (3599.7, "1 h 00 min"),
+        (7 * 3600.0, "7 h 00 min"),
+        (47 * 3600.0 + 3540, "47 h 59 min"),
+        (5 * 86400 + 3 * 3600.0, "5 d 03 h"),
+    ],
+)
+def test_a_duration_has_two_units_at_most(seconds, text):
+    assert duration(seconds) == text

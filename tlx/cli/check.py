@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import TlxError, UsageError, raise_all
+from ..errors import TlxError, UsageError, duration, raise_all
 from ..lab import outputs
 from ..lab.settings import JsonOutput, Settings
 from ..studies.few_shot import FewShotGrid
 from ..studies.fine_tuning.spec import FineTuning
 from .options import options
 from .output import aside, say, say_json
-from .progress import duration, steps
+from .progress import steps
 
 if TYPE_CHECKING:
     from ..studies.estimate import CostEstimate

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TlxError, counted, escape_control
+from ..errors import TlxError, counted, duration, escape_control
 from ..lab.tasks import Event, Failed, Finished, Note, Progress, Started, Waiting
 from ..result import FINISHED, Result
 from .output import say
@@ -115,18 +115,6 @@ class Preparation:
             if spent >= cls.LEAST_S
             else ""
         )
-
-
-def duration(seconds: float) -> str:
-    """Format seconds as 4.2 s, 3 min 05 s or 2 h 10 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, remaining = divmod(round(seconds), 60)
-    return (
-        f"{minutes} min {remaining:02d} s"
-        if minutes < 60
-        else f"{minutes // 60} h {minutes % 60:02d} min"
-    )
 
 
 def clock(seconds: float | None) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import counted
+from ..errors import counted, duration
 from ..features.dump import ExtractionConfig
 from ..features.extract import bytes_needed
 from ..lab.engines import slots
@@ -50,7 +50,7 @@ class LaterStage:
 
     def __str__(self) -> str:
         plural = "" if self.trials == 1 else "s"
-        time = "" if self.seconds is None else f", about {self.seconds:.0f} s"
+        time = "" if self.seconds is None else f", about {duration(self.seconds)}"
         return f"then {self.title}: {self.trials} trial{plural}{time}"
 
 
@@ -136,7 +136,7 @@ class StudyPlan:
         )
         lines = [f"{self.study}, {self.title}: {count}, {self.finished} finished before"]
         if self.seconds is not None:
-            lines.append(f"estimated run time: {self.seconds:.0f} s{self._bounds()}")
+            lines.append(f"estimated run time: {duration(self.seconds)}{self._bounds()}")
         if self.size_bytes is not None:
             lines.append(f"estimated disk space: {self.size_bytes / 1e6:.0f} MB")
         if self.memory_bytes is not None:
@@ -151,7 +151,7 @@ class StudyPlan:
         words = []
         if self.seconds_range is not None and self.seconds:
             least, most = self.seconds_range
-            words.append(f"{least:.0f} to {most:.0f} s {self.error}")
+            words.append(f"{duration(least)} to {duration(most)} {self.error}")
         if self.at_once is not None:
             words.append(f"{counted(self.at_once, 'trial')} at once")
         return f" ({'; '.join(words)})" if words else ""

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..errors import duration
 from ..lab.engines import LOCAL
 
 MOST_SLOTS = 64  # of a table over slots
@@ -23,13 +24,14 @@ class Overhead:
     start_s: float
 
 
-# Measured on two cores with two slots (tests/benchmarks/cluster.py), before processes were made
-# ready for their tasks: upper bounds. Ray's workers end with each stage, so that each slot loads
-# PyTorch again; those of Dask stay.
+# A task: tests/benchmarks/cluster.py on two cores with two slots, from 60 empty tasks and 100 of
+# 0.5 s, medians of five rounds. The start is that of a fresh command: the local server of workers
+# loads PyTorch once; so does each slot of Ray in each stage, as its workers end with the stage;
+# those of Dask stay.
 OVERHEADS = {
-    LOCAL: Overhead(0.12, 3.0),
-    "dask": Overhead(0.24, 0.5),
-    "ray": Overhead(0.29, 8.0),
+    LOCAL: Overhead(0.05, 3.0),
+    "dask": Overhead(0.17, 0.5),
+    "ray": Overhead(0.32, 8.0),
 }
 NONE = Overhead(0.0, 0.0)  # of trials in the command's own process
 
@@ -85,8 +87,11 @@ def table(rows: Sequence[EngineTime]) -> list[str]:
     if not rows:
         return []
     slots = sorted({row.slots for row in rows})
-    cells = {(row.engine, row.slots): f"{row.seconds:.0f} s" for row in rows}
+    cells = {(row.engine, row.slots): duration(row.seconds) for row in rows}
     lines = [["slots", *map(str, slots)]]
     for engine in dict.fromkeys(row.engine for row in rows):
         lines.append([engine, *(cells.get((engine, count), "-") for count in slots)])
-    return ["  ".join([line[0].ljust(5), *(cell.rjust(8) for cell in line[1:])]) for line in lines]
+    width = max(map(len, cells.values()))
+    return [
+        "  ".join([line[0].ljust(5), *(cell.rjust(width) for cell in line[1:])]) for line in lines
+    ]
