@@ -1,6 +1,6 @@
 """Clusters beside the local engine, two slots each: overhead of a task, efficiency, a study.
 
-python tests/benchmarks/cluster.py [--rounds 5] [--engines local,dask,ray]
+python tests/benchmarks/cluster.py [--rounds 5] [--engines local,dask,ray] [--parts tasks,study]
 
 The engines take turns in each round; medians and the ratio to local of the same round are printed.
 A task is a fresh process everywhere. Run it on a quiet machine with two cores.
@@ -32,14 +32,9 @@ TINY, NAPS, NAP_S = 60, 100, 0.5
 STUDY = {"dataset": "digits", "shots": (1, 2, 3), "splits": 2, "epochs": 10, "tracking": False}
 
 
-def nap(seconds: float, *, emit: object) -> None:
-    """Take so long, without the CPU."""
-    time.sleep(seconds)
-
-
 def seconds_of(engine: str, address: str, count: int, nap_s: float) -> float:
     """Return the wall seconds of so many tasks that each take `nap_s`."""
-    tasks = [Task(f"{n:04x}", "nap", "benchmarks.cluster:nap", (nap_s,)) for n in range(count)]
+    tasks = [Task(f"{n:04x}", "nap", "benchmarks.naps:nap", (nap_s,)) for n in range(count)]
     started = time.perf_counter()
     outcomes = ENGINES[engine](
         tasks,
@@ -64,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--engines", default="local,dask,ray")
+    parser.add_argument("--parts", default="tasks,study")
     arguments = parser.parse_args()
     engines = arguments.engines.split(",")
     with tempfile.TemporaryDirectory() as name:
@@ -77,19 +73,24 @@ def main() -> None:
                     running.append(cluster)
                     cluster.restore(SLOTS)
                     addresses[kind.engine] = cluster.address
-            measure(engines, addresses, folder, arguments.rounds)
+            measure(engines, addresses, folder, arguments)
         finally:
             for cluster in running:
                 cluster.close()
 
 
-def measure(engines: list[str], addresses: dict[str, str], folder: Path, rounds: int) -> None:
+def measure(
+    engines: list[str], addresses: dict[str, str], folder: Path, asked: argparse.Namespace
+) -> None:
+    rounds, parts = asked.rounds, asked.parts.split(",")
     measures = {
         f"{TINY} tasks of nothing": lambda e, a: seconds_of(e, a, TINY, 0.0),
         f"{NAPS} tasks of {NAP_S} s": lambda e, a: seconds_of(e, a, NAPS, NAP_S),
         "fine-tuning on digits, 6 trials": lambda e, a: seconds_of_study(e, a, folder / "runs"),
     }
     for title, run in measures.items():
+        if ("study" if title.startswith("fine-tuning") else "tasks") not in parts:
+            continue
         for engine in engines:  # servers of workers are started, images are read
             run(engine, addresses[engine])
         walls: dict[str, list[float]] = {engine: [] for engine in engines}

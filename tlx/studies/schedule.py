@@ -29,9 +29,9 @@ class Overhead:
 # loads PyTorch once; so does each slot of Ray in each stage, as its workers end with the stage;
 # those of Dask stay.
 OVERHEADS = {
-    LOCAL: Overhead(0.05, 3.0),
-    "dask": Overhead(0.17, 0.5),
-    "ray": Overhead(0.32, 8.0),
+    LOCAL: Overhead(0.01, 3.0),
+    "dask": Overhead(0.14, 0.5),
+    "ray": Overhead(0.21, 8.0),
 }
 NONE = Overhead(0.0, 0.0)  # of trials in the command's own process
 

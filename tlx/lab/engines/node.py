@@ -128,8 +128,14 @@ def _supervised(
 
     _allow_children()
     task = Task(attempt.key, attempt.title, "tlx.lab.engines.node:open_body", (attempt.body, run))
-    devices = () if device is None else (device,)
-    options = replace(attempt.request.options, retries=0, devices=devices, more_later=True)
+    asked = attempt.request.options
+    options = replace(
+        asked,
+        retries=0,
+        devices=() if device is None else (device,),
+        more_later=True,
+        preload=(*asked.preload, __name__),
+    )
     try:
         (outcome,) = local.run_all(
             [task],
