@@ -25,13 +25,13 @@ class Overhead:
 
 
 # A task: tests/benchmarks/cluster.py on two cores with two slots, from 60 empty tasks and 100 of
-# 0.5 s, medians of five rounds. The start is that of a fresh command: the local server of workers
+# 0.5 s, medians of three rounds. The start is that of a fresh command: the local server of workers
 # loads PyTorch once; so does each slot of Ray in each stage, as its workers end with the stage;
 # those of Dask stay.
 OVERHEADS = {
     LOCAL: Overhead(0.01, 3.0),
-    "dask": Overhead(0.14, 0.5),
-    "ray": Overhead(0.21, 8.0),
+    "dask": Overhead(0.03, 0.5),
+    "ray": Overhead(0.1, 8.0),
 }
 NONE = Overhead(0.0, 0.0)  # of trials in the command's own process
 
