@@ -253,7 +253,7 @@ def test_what_is_shipped_with_a_model_imports_neither_tlx_nor_torch_and_is_never
 def test_no_door_but_ours_runs_pickles_or_shells():
     """Nothing in the package unpickles, evaluates or starts a shell.
 
-    But for messages within a cluster, whose nodes run the driver's code anyway.
+    But for messages to workers and within a cluster, which run the driver's code anyway.
     """
     forbidden = {
         "eval",

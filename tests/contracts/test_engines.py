@@ -61,9 +61,15 @@ class Case:
         )
 
 
+def run_short(tasks: list[Task], *, options: RunOptions, **how) -> list[Outcome]:
+    """Run tasks by the local engine as short ones: a process runs one after the other."""
+    return ENGINES["local"](tasks, options=replace(options, are_short=True), **how)
+
+
 IN_PROCESS = [Case("local in this process", ENGINES["local"], 0)]
 ON_THIS_MACHINE = [
     Case("local in 2 workers", ENGINES["local"], 2),
+    Case("local in 2 workers, short tasks", run_short, 2),
     Case("subprocess in 2 workers", subprocess_engine.run_all, 2),
 ]
 IN_WORKERS = [*ON_THIS_MACHINE, *(Case(name, ENGINES[name], 2) for name in clusters.CHOSEN)]

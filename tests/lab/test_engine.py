@@ -404,6 +404,58 @@ def test_every_process_is_used_once():
     assert len(set(pids)) == 12
 
 
+def pids_of(tasks, **options) -> list[int]:
+    return [outcome.result["pid"] for outcome in run(tasks, are_short=True, **options)]
+
+
+def test_short_tasks_share_a_process_for_each_worker_which_ends_with_them():
+    tasks = [tiny("where", key=str(n)) for n in range(12)]
+    pids = pids_of(tasks)
+    assert 1 <= len(set(pids)) <= 2
+    assert gone(set(pids))
+
+
+def test_a_process_ends_after_so_many_short_tasks(monkeypatch):
+    monkeypatch.setattr(engines_local, "SHORT_TASKS", 3)
+    pids = pids_of([tiny("where", key=str(n)) for n in range(7)], workers=1)
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 1]
+    assert gone(set(pids))
+
+
+@pytest.mark.parametrize("broken", ["refuse", "break_down", "unpicklable", "leave"])
+def test_a_process_whose_short_task_did_not_end_well_gets_no_other(broken, tmp_path):
+    tasks = [tiny("where", key="before"), tiny(broken), tiny("where", key="after")]
+    before, failed, after = run(tasks, workers=1, are_short=True, log_folder=tmp_path)
+    assert failed.error is not None
+    assert before.result["pid"] != after.result["pid"]
+
+
+def test_a_process_killed_in_a_later_short_task_loses_that_task_alone(tmp_path):
+    events = []
+    tasks = [tiny("where", key="before"), tiny("killed_once", str(tmp_path / "was_here"))]
+    before, killed = run(tasks, workers=1, are_short=True, events=events)
+    assert (killed.result, killed.attempts) == ("second time", 2)
+    assert before.attempts == 1
+    kinds = [(type(event).__name__, event.key) for event in events]
+    assert kinds.index(("Finished", "before")) < kinds.index(("Started", "killed_once"))
+
+
+def test_a_short_task_has_its_own_time_and_log(tmp_path):
+    """The time of the tasks before it in its process is not counted."""
+    pauses = [tiny("pause", 0.8, key=str(n)) for n in range(4)]
+    outcomes = run(
+        [*pauses, tiny("hang")],
+        workers=1,
+        are_short=True,
+        timeout_s=2.0,
+        log_folder=tmp_path,
+    )
+    assert [outcome.error for outcome in outcomes[:-1]] == [None] * 4
+    assert outcomes[-1].error.code == "timeout"
+    assert [path.name for path in tmp_path.glob("*.log")] == ["hang.log"]
+    assert "in hang" in (tmp_path / "hang.log").read_text()
+
+
 def test_a_task_begins_while_the_one_before_it_still_ends(tmp_path):
     """Its process may take seconds to end; with devices, which it may still hold, it is awaited."""
     for devices, waits in (((), False), (("0",), True)):

@@ -94,6 +94,10 @@ def with_child(pid_file, *, emit):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def pause(seconds, *, emit):
+    time.sleep(seconds)
+
+
 def hang(*, emit):
     while True:  # deaf to requests
         time.sleep(0.05)

@@ -136,6 +136,8 @@ class RunOptions:
     cluster     for an engine that runs tasks on a cluster
     more_later  whether tasks of this kind are likely to be run again in a moment: the local engine
                 then keeps a process ready for them
+    are_short   whether tasks are so short that a process of the local engine runs one after the
+                other, as long as each ends well
     """
 
     timeout_s: float | None = None
@@ -147,6 +149,7 @@ class RunOptions:
     log_folder: Path | None = None
     cluster: ClusterOptions = ClusterOptions()
     more_later: bool = False
+    are_short: bool = False
 
     def log(self, key: str) -> Path | None:
         """Return the log file of a task."""

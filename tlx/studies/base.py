@@ -147,6 +147,7 @@ class Stage:
     is_grouped            whether MLflow shows one run a group of trials, not one a trial
     runs_here             whether this process runs its trials, one after the other: what they
                           compute goes to the engine in pieces
+    has_short_groups      whether its groups take so little that a process runs several of them
     """
 
     key: str
@@ -168,6 +169,7 @@ class Stage:
     is_optional: bool = False
     is_grouped: bool = False
     runs_here: bool = False
+    has_short_groups: bool = False
 
     @property
     def groups(self) -> tuple[Group, ...]:

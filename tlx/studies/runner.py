@@ -170,6 +170,7 @@ def run_groups(
         run_options(settings, store, device, workers, specs),
         timeout_s=settings.timeout,
         preload=(*PRELOAD, *stage.preload),
+        are_short=stage.has_short_groups,
     )
     if not tasks:
         _remove_shared(shared)  # of a command that was killed after its last trial

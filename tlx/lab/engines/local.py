@@ -4,7 +4,8 @@ The outcome is the same. A fresh process is forked from a server that has import
 (forkserver). That takes about 0.1 s, so that a process is made ready while the tasks before it run,
 and a task begins while the process of the one before it still ends. If a worker is killed, its task
 is retried, the others are not affected, and its memory is freed. If the driver dies, even by
-kill -9, its workers die with it.
+kill -9, its workers die with it. To fork a process and to end it costs some 0.2 s of CPU, so that
+one runs several tasks where they are short (RunOptions.are_short).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ DUMP_S = 0.5  # for a worker that takes too long to write its stack
 POLL_S = 0.1
 MOST_READY = 2  # processes that are started before a worker is free for their task
 READY_S = 2.0  # that such a process waits for tasks of another call
+SHORT_TASKS = 50  # that one process runs: what their libraries leave behind ends with it
 
 
 def run_all(
@@ -118,13 +120,17 @@ def _end_event(outcome: Outcome) -> Event:
 
 @dataclass(eq=False)
 class _Worker:
-    """Process that runs one attempt of a task."""
+    """Process that runs one attempt of a task.
+
+    tasks  how many it has run, with this one
+    """
 
     task: Task
     attempt: int
     device: str | None
     process: BaseProcess
     connection: Connection
+    tasks: int = 1
     started: float = field(default_factory=time.monotonic)
     kill_at: float = float("inf")
     is_overdue: bool = False
@@ -197,6 +203,8 @@ class _Supervisor:
 
         It saves time alone: where none can be started, tasks that run are not ended for it.
         """
+        if self.options.are_short and self.workers:
+            return  # those that run take the next tasks
         wanted = min(MOST_READY, len(self.waiting) + self.options.more_later)
         if self.prepares and len(server.ready) < wanted:
             try:
@@ -206,21 +214,36 @@ class _Supervisor:
 
     def _start(self, server: forkserver.Server, task: Task, attempt: int) -> None:
         device = self.free_devices.popleft()
-        request = engines_worker.WorkerRequest(
-            task.call,
-            task.args,
-            self.threads,
-            self.options.initialise,
-            device,
-            self.options.log(task.key),
-            {"PYTHONSAFEPATH": os.environ.get("PYTHONSAFEPATH")},
-        )
         self.on_event(Started(task.key, attempt))
         prepared = server.take()
-        worker = _Worker(task, attempt, device, prepared.process, prepared.connection)
+        self._send(_Worker(task, attempt, device, prepared.process, prepared.connection))
+
+    def _send(self, worker: _Worker) -> None:
+        """Send a worker its task."""
+        request = engines_worker.WorkerRequest(
+            worker.task.call,
+            worker.task.args,
+            self.threads,
+            self.options.initialise,
+            worker.device,
+            self.options.log(worker.task.key),
+            {"PYTHONSAFEPATH": os.environ.get("PYTHONSAFEPATH")},
+            self.options.are_short,
+        )
         self.workers.append(worker)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died: seen as it ends
             worker.connection.send(request)
+
+    def _go_on(self, worker: _Worker) -> None:
+        """Give a process that has ended its task well another one; end it where none waits."""
+        if self.is_stopping or not self.waiting or worker.tasks >= SHORT_TASKS:
+            worker.kill()
+            return
+        task, attempt = self.waiting.popleft()
+        self.on_event(Started(task.key, attempt))
+        self.workers.remove(worker)
+        device, tasks = worker.device, worker.tasks + 1
+        self._send(_Worker(task, attempt, device, worker.process, worker.connection, tasks))
 
     def _stop(self) -> None:
         """Ask every worker to stop, give them time, and raise Stopped."""
@@ -261,15 +284,23 @@ class _Supervisor:
                 self._on_outcome(worker, outcome)
             else:
                 outcome = Outcome(worker.task, result=content, attempts=worker.attempt)
-                self._on_outcome(worker, outcome)
+                # one that has ended already is not asked: its exit is being handled
+                stays = self.options.are_short and worker.process.is_alive()
+                self._on_outcome(worker, outcome, stays=stays)
 
-    def _on_outcome(self, worker: _Worker, outcome: Outcome) -> None:
+    def _on_outcome(self, worker: _Worker, outcome: Outcome, *, stays: bool = False) -> None:
+        """Record an outcome.
+
+        stays  whether the worker waits for another task
+        """
         worker.outcome = self.outcomes[worker.task.key] = outcome
         worker.kill_at = time.monotonic() + GRACE_S
         # a device is not shared with a process that still ends
-        if not self.options.devices and len(self.workers) < self.most_processes:
+        if not stays and not self.options.devices and len(self.workers) < self.most_processes:
             self._free(worker)
         self.on_event(_end_event(outcome))
+        if stays:
+            self._go_on(worker)
 
     def _free(self, worker: _Worker) -> None:
         """Let another task begin in a worker's place."""

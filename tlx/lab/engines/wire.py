@@ -1,6 +1,6 @@
-"""Messages between the driver and the nodes of a cluster, as bytes.
+"""Messages between the driver and its workers or the nodes of a cluster, as bytes.
 
-The only place that unpickles what came from another machine. A node runs the driver's calls
+The only place that unpickles what came from another process or machine. A node runs the driver's calls
 anyway, and a cluster lets whoever reaches its port run code: see the how-to on its ports.
 """
 
@@ -25,7 +25,7 @@ def unpacked(data: bytes, kind: type[T]) -> T:
 
     Raises TypeError if it is of another kind.
     """
-    value = pickle.loads(data)  # noqa: S301 — of our own cluster: see above
+    value = pickle.loads(data)  # noqa: S301 — of our own workers: see above
     if not isinstance(value, kind):
         raise TypeError(f"expected {kind.__name__}, received {type(value).__name__}")
     return value

@@ -1,4 +1,4 @@
-"""Worker process: one task, its signal handling, and its end with the driver's."""
+"""Worker process: its tasks, its signal handling, and its end with the driver's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import faulthandler
 import importlib
 import os
+import queue
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ from typing import Any, TextIO
 from ... import files
 from ...errors import Stopped, TlxError, resource_error
 from .. import signals
+from . import wire
 
 PROGRESS, DONE, STOPPED, ERROR = "progress", "done", "stopped", "error"  # kinds of messages
 DUMP = signal.SIGUSR1  # requests a stack dump of a worker to its log
@@ -28,7 +30,10 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class WorkerRequest:
-    """Request to a worker: what to call, and with which options."""
+    """Request to a worker: what to call, and with which options.
+
+    stays  whether the worker waits for another request when the call has returned
+    """
 
     call: str
     args: tuple[Any, ...]
@@ -37,6 +42,7 @@ class WorkerRequest:
     device: str | None
     log: Path | None
     environment: Mapping[str, str | None]
+    stays: bool = False
 
 
 class _Current:
@@ -56,27 +62,41 @@ def function(dotted: str) -> Callable[..., Any]:
 
 
 def serve(connection: Connection) -> None:
-    """Wait for a request, run its task; send its events and its outcome over `connection`."""
+    """Wait for a request, run its task; send its events and its outcome over `connection`.
+
+    Then end, or wait for the next request where the one before said so.
+    """
     # its own group: whatever it forks is killed with it, and Ctrl-C reaches the driver only
     os.setpgid(0, 0)
     die_with_parent()
     signals.in_worker()
     try:
-        request: WorkerRequest = connection.recv()
+        received = connection.recv_bytes()
     except (EOFError, OSError):  # nothing is to be done any more, or the driver is gone
         return
+    later: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, later), daemon=True).start()
+    while _serve(connection, received):
+        received = later.get()
+
+
+def _serve(connection: Connection, received: bytes) -> bool:
+    """Run the task of one request; return whether another is to be waited for."""
+    try:
+        request = wire.unpacked(received, WorkerRequest)
     except Exception as error:  # arguments that cannot be opened here
         connection.send((ERROR, bug(error, None)))
-        return
+        return False
     _Current.request = request
-    threading.Thread(target=_die_with_driver, args=(connection,), daemon=True).start()
     _set_environment(request)
     with log_file(request.log):
-        message = _run(connection, request)
-        try:
-            connection.send(message)
-        except (TypeError, AttributeError, ValueError) as error:  # the result does not pickle
-            connection.send((ERROR, bug(error, request.log)))
+        kind, content = _run(connection, request)
+    try:  # the log is closed: the driver may end a worker that stays as soon as it has this
+        connection.send((kind, content))
+    except (TypeError, AttributeError, ValueError) as error:  # the result does not pickle
+        connection.send((ERROR, bug(error, request.log)))
+        return False
+    return request.stays and kind == DONE
 
 
 def _run(connection: Connection, request: WorkerRequest) -> tuple[str, object]:
@@ -164,12 +184,12 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _die_with_driver(connection: Connection) -> None:
-    """Wait for the end of the driver, however it comes.
+def _listen(connection: Connection, later: queue.SimpleQueue[bytes]) -> None:
+    """Queue further requests until the end of the driver, however it comes; then end.
 
     Only the driver holds the other end of the connection.
     """
     with contextlib.suppress(EOFError, OSError):
         while True:
-            connection.recv_bytes()
+            later.put(connection.recv_bytes())
     os.killpg(0, signal.SIGKILL)

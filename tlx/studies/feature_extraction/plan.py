@@ -99,6 +99,7 @@ def feature_extraction_study(
         tags=parts.tags(few) | {"tlx.dump": dump.key},
         preload=(*PRELOAD, "mlflow.sklearn") if spec.log_model else PRELOAD,
         params={"Job number": str(few.job)},
+        has_short_groups=True,
     ), result
 
 
