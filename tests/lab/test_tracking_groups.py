@@ -18,9 +18,12 @@ LABELS = ("knn", "ncm:metric=cosine")
 
 
 class Groups(Lab):
-    """A study of `n` groups of two trials, and `alone` trials with runs of their own."""
+    """A study of `n` groups of two trials, and `alone` trials with runs of their own.
 
-    def __init__(self, root, n=2, alone=0, labels=LABELS, study=STUDY):
+    With `steps` the trials of a group have one label, and a step each.
+    """
+
+    def __init__(self, root, n=2, alone=0, labels=LABELS, study=STUDY, *, steps=False):
         super().__init__(root, n * len(labels) + alone, study)
         record = self.store.read_study(study)
         rows = sorted(record["trials"], key=lambda row: row["key"])
@@ -29,6 +32,8 @@ class Groups(Lab):
             row |= {"group": self.group(draw), "group_title": f"draw {draw}"}
             row |= {"label": labels[place], "spec": {"kind": "fe", "draw": draw}}
             row["params"] = {"Draw": draw, "Classifier": labels[place], "Data": "digits"}
+            if steps:
+                row |= {"label": "knn", "step": place}
         self.store.write_study(study, {**record, "trials": rows})
 
     @staticmethod
@@ -161,8 +166,11 @@ def test_an_interrupted_study_continues_in_the_same_runs(lab, local):
 
 
 @pytest.mark.crash
-def test_a_mirror_killed_between_any_two_calls_ends_the_same(tmp_path, local, empty_database):
-    lab = Groups(tmp_path / "root", 3, alone=1)
+@pytest.mark.parametrize("steps", [False, True])
+def test_a_mirror_killed_between_any_two_calls_ends_the_same(
+    steps, tmp_path, local, empty_database
+):
+    lab = Groups(tmp_path / "root", 3, alone=1, steps=steps)
     lab.finish()
     sync(lab, local)
     expected = content(local)
@@ -183,9 +191,10 @@ def test_a_mirror_killed_between_any_two_calls_ends_the_same(tmp_path, local, em
 
 
 @pytest.mark.crash
-def test_a_mirror_killed_while_a_group_grows_ends_the_same(tmp_path, local, empty_database):
+@pytest.mark.parametrize("steps", [False, True])
+def test_a_mirror_killed_while_a_group_grows_ends_the_same(steps, tmp_path, local, empty_database):
     """First one trial of the group, then the other, cut off at every call of the second time."""
-    lab = Groups(tmp_path / "root", 1)
+    lab = Groups(tmp_path / "root", 1, steps=steps)
     lab.run(0)
     carry(lab, local, tracking_api.KILLED)
     cursors, database = tmp_path / "cursors", local.database
@@ -255,6 +264,74 @@ def test_a_trial_made_anew_after_a_cut_off_sending_has_one_point(lab, local):
     again = content(local)[lab.group(0)]
     assert [value for _, _, value in again["history"]["test_accuracy/knn"]] == [0.5]
     assert client.get_run(run.info.run_id).info.lifecycle_stage == "deleted"
+
+
+# ---------------------------------------------------------------- several trials of one label
+
+
+@pytest.fixture
+def draws(tmp_path):
+    return Groups(tmp_path / "root", steps=True)
+
+
+def accuracies(run) -> dict[int, list[float]]:
+    """Return step → accuracies of the trials labelled knn."""
+    found: dict[int, list[float]] = {}
+    for step, _, value in run["history"]["test_accuracy/knn"]:
+        found.setdefault(step, []).append(value)
+    return found
+
+
+def test_trials_of_one_label_are_steps_of_its_metrics(draws, local):
+    draws.finish()
+    sync(draws, local)
+    run = content(local)[draws.group(1)]
+    assert accuracies(run) == {0: [0.7], 1: [0.8]}
+    assert [step for step, *_ in run["history"]["cost.wall_s/knn"]] == [0, 1]
+    assert run["tags"]["tlx.trial.knn.0"] == draws.keys[2]
+    assert run["tags"]["tlx.trial.knn.1"] == draws.keys[3]
+    before = content(local)
+    shutil.rmtree(draws.root / "tracking")
+    sync(draws, local)
+    assert content(local) == before
+
+
+def test_a_group_that_gets_steps_more_has_them_in_the_same_run(draws, local):
+    """Also steps before those that it has, whose numbers are not those that a run shows first."""
+    for number in (1, 3):
+        draws.run(number)
+    carry(draws, local, tracking_api.KILLED)
+    before = {key: run.info.run_id for key, run in by_key(local).items()}
+    draws.finish()
+    sync(draws, local)
+    found = content(local)
+    assert {key: run.info.run_id for key, run in by_key(local).items()} == before
+    assert accuracies(found[draws.group(0)]) == {0: [0.5], 1: [0.6]}
+    assert found[draws.group(0)]["status"] == "FINISHED"
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_step_made_anew_after_a_cut_off_sending_has_one_point(step, draws, local):
+    draws.finish()
+    sync(draws, local)
+    client, run = client_of(local), by_key(local)[draws.group(0)]
+    client.delete_tag(run.info.run_id, f"tlx.trial.knn.{step}")
+    client.log_metric(run.info.run_id, "test_accuracy/knn", 0.123, timestamp=2**41, step=step)
+    shutil.rmtree(draws.root / "tracking")
+    sync(draws, local)
+    assert accuracies(content(local)[draws.group(0)]) == {0: [0.5], 1: [0.6]}
+    assert client.get_run(run.info.run_id).info.lifecycle_stage == "deleted"
+
+
+def test_a_failed_step_gives_its_reason_under_its_name(draws, local):
+    draws.run(0)
+    draws.run(1, epochs=1, whole=False)
+    follower = tracking_api.Mirror(local, draws.root, STUDY, environ={}, wake_s=0.05).start()
+    follower.failed(draws.keys[1], "out of memory")
+    follower.stop(tracking_api.FAILED)
+    run = by_key(local)[draws.group(0)]
+    assert run.data.tags["tlx.error.knn.1"] == "out of memory"
+    assert "tlx.error.knn.0" not in run.data.tags
 
 
 def test_a_new_parent_run_takes_the_groups_along(lab, local):

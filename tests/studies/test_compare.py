@@ -130,21 +130,26 @@ def test_mlflow_shows_a_run_a_draw_and_a_run_a_trial_once_these_are_asked_for(
         "tlx.studies.feature_extraction.trial.run", lambda *a: pytest.fail("trained again")
     )
 
+    def client():
+        return MlflowClient(tracking_uri=f"sqlite:///{database}")
+
     def runs():
-        client = MlflowClient(tracking_uri=f"sqlite:///{database}")
-        place = client.get_experiment_by_name("Feature extraction").experiment_id
-        return client.search_runs([place], max_results=1000)
+        place = client().get_experiment_by_name("Feature extraction").experiment_id
+        return client().search_runs([place], max_results=1000)
 
     compare(bars, settings, any_time=False)
     roles = [run.data.tags["tlx.role"] for run in runs()]
-    assert sorted(roles) == ["group"] * 8 + ["study"]
-    (first,) = [run for run in runs() if run.info.run_name == "2-shot split 3"]
+    assert sorted(roles) == ["group"] * 2 + ["study"]
+    (first,) = [run for run in runs() if run.info.run_name == "2-shot"]
     stored = Store(settings.store)
     for name in ("knn", "ncm"):
-        result = stored.find(first.data.tags[f"tlx.trial.{name}"])
-        assert result.spec["classifier"] == name
-        accuracy = first.data.metrics[f"test_accuracy/{name}"]
-        assert accuracy == result.scores["test_accuracy"]
+        history = client().get_metric_history(first.info.run_id, f"test_accuracy/{name}")
+        shown = {point.step: point.value for point in history}
+        assert len(history) == len(shown) == 4
+        for split, accuracy in shown.items():
+            result = stored.find(first.data.tags[f"tlx.trial.{name}.{split}"])
+            assert (result.spec["classifier"], result.spec["split"]) == (name, split)
+            assert accuracy == result.scores["test_accuracy"]
     assert first.data.params["Samples per class"] == "2"
     assert not {"Classifier", "cfg.classifier"} & set(first.data.params)
     few = {name: value for name, value in comparisons.FEW.items() if name != "epochs"}

@@ -38,6 +38,7 @@ class StoredTrial(TypedDict, total=False):
                  of its own
     group_title  name of that run
     label        name of the trial in it
+    step         of its numbers there: trials of one label have each their own; absent: 0
     """
 
     key: Required[str]
@@ -51,6 +52,7 @@ class StoredTrial(TypedDict, total=False):
     group: str
     group_title: str
     label: str
+    step: int
 
 
 class StoredStudy(TypedDict, total=False):

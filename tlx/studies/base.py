@@ -144,7 +144,7 @@ class Stage:
     further     stages that follow it, for a plan
     leaves_out_failures   whether the study goes on without the trials that failed, and says so
     is_optional           whether it does so even where none of the trials has a result
-    is_grouped            whether MLflow shows one run a group of trials, not one a trial
+    is_grouped            whether MLflow shows one run for each number of shots, not one a trial
     runs_here             whether this process runs its trials, one after the other: what they
                           compute goes to the engine in pieces
     has_short_groups      whether its groups take so little that a process runs several of them

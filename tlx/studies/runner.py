@@ -7,7 +7,7 @@ import functools
 import shutil
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -15,8 +15,9 @@ from typing import Any, TypedDict
 from .. import files, locks
 from ..errors import BusyError, Stopped, TlxError, late_refusal
 from ..lab import attempts, cost, energy, environment, resources, signals
-from ..lab.engines import ENGINES, LOCAL
+from ..lab.engines import ENGINES, LOCAL, local
 from ..lab.engines.worker import bug
+from ..lab.records import StoredTrial
 from ..lab.settings import Figures, Settings
 from ..lab.store import Draft, Store
 from ..lab.tasks import Event, Finished, Report, RunOptions, Task
@@ -48,6 +49,7 @@ class GroupPlace(TypedDict):
     group: str
     group_title: str
     label: str
+    step: int
 
 
 def run_stage(
@@ -193,6 +195,15 @@ def run_groups(
     _remove_shared(shared)  # after a stop it is there for the next command
 
 
+def start_workers(settings: Settings, modules: Sequence[str] = ()) -> None:
+    """Let the workers of trials to come import their modules while this process prepares data.
+
+    modules  that the trials need beside PRELOAD
+    """
+    if settings.engine == LOCAL and settings.workers != 0:
+        local.start_soon(settings.threads, (*PRELOAD, *modules))
+
+
 def run_options(
     settings: Settings, store: Store, device: str, workers: int, specs: Sequence[Spec] = ()
 ) -> RunOptions:
@@ -278,7 +289,8 @@ def record(store: Store, stage: Stage, named: str = "") -> None:
         }
         for t in stage.trials
     }
-    ordered = sorted(rows.values(), key=lambda row: (row["shots"], row["split"], row["key"]))
+    placed = _without_doubles(rows.values(), {trial.spec.key for trial in stage.trials})
+    ordered = sorted(placed, key=lambda row: (row["shots"], row["split"], row["key"]))
     store.write_study(
         stage.key,
         {
@@ -300,17 +312,48 @@ def record(store: Store, stage: Stage, named: str = "") -> None:
 
 
 def _grouped(stage: Stage, alone: Collection[str]) -> dict[str, GroupPlace]:
-    """Return key of a trial → its place in the run of its group, without those `alone`."""
+    """Return key of a trial → its place in the run of its group, without those `alone`.
+
+    All draws of a number of shots are one run, in which a draw is a step.
+    """
     return {
         trial.spec.key: {
-            "group": files.digest(["group", group.key]),
-            "group_title": group.title,
+            "group": files.digest(["group", stage.key, trial.spec.shots]),
+            "group_title": f"{trial.spec.shots}-shot",
             "label": trial.label,
+            "step": trial.spec.split,
         }
-        for group in stage.groups
-        for trial in group.trials
+        for trial in stage.trials
         if trial.spec.key not in alone
     }
+
+
+def _without_doubles(rows: Iterable[StoredTrial], keys: Collection[str]) -> list[StoredTrial]:
+    """Return lines of trials, of which no two have one place in the run of a group.
+
+    A trial of `keys` keeps its place; one of an earlier command, with other images under the number
+    of the same draw, gets a run of its own.
+    """
+    rows = tuple(rows)
+    holders = {_place(row): row["key"] for row in rows if row["key"] in keys}
+    placed = []
+    for row in rows:
+        if row.get("group") and holders.setdefault(_place(row), row["key"]) != row["key"]:
+            placed.append(_ungrouped(row))
+        else:
+            placed.append(row)
+    return placed
+
+
+def _place(row: StoredTrial) -> tuple[str, str, int]:
+    return row.get("group", ""), row.get("label", ""), row.get("step", 0)
+
+
+def _ungrouped(row: StoredTrial) -> StoredTrial:
+    own = row.copy()
+    for name in GroupPlace.__annotations__:
+        own.pop(name, None)  # type: ignore[misc]  # each is a field that may be absent
+    return own
 
 
 def _idle_power(store: Store, key: str, settings: Settings) -> energy.IdlePower | None:

@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -290,11 +290,15 @@ class Sender:
         """Return whether `batch` sends these in one call."""
         return len(points) <= METRICS_A_CALL and max(len(params), len(tags)) <= PAIRS_A_CALL
 
-    def points_of(self, run: Run) -> list[Point]:
-        """Return every metric point of a run, of the metrics that its entity names."""
+    def points_of(self, run: Run, names: Collection[str] | None = None) -> list[Point]:
+        """Return every metric point of a run, of the metrics that its entity names.
+
+        names  of the metrics that are asked for; None: all
+        """
         return [
             (point.key, point.value, point.timestamp, point.step)
             for name_ in run.data.metrics
+            if names is None or name_ in names
             for point in self.client.get_metric_history(run.info.run_id, name_)
         ]
 

@@ -3,7 +3,8 @@
 A comparison has hundreds of short trials, and a run of its own costs each of them more than its
 training. So a study may say of a trial to which group it belongs (`StoredTrial`): the group is a
 run, found by its key as that of a trial is, with `test_accuracy/knn` of the trial labelled knn and
-a tag that has the trial's key. A trial is sent once: its tag says that its numbers are there.
+a tag that has the trial's key. Trials of one label, as the draws of a number of shots, are steps of
+these metrics. A trial is sent once: its tag says that its numbers are there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .mirror import StudyMirror
 
 ROLE = "group"  # of its run, beside "trial" and "study"
-OWN_RUNS = "its trials have runs of their own"
+OTHER_RUNS = "other runs show its trials"
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"  # mlflow's words
 
 
@@ -54,9 +55,14 @@ def groups_of(rows: Iterable[StoredTrial]) -> list[TrialGroup]:
     ]
 
 
-def trial_tag(label: str) -> str:
-    """Return the tag of a group's run that has the key of the trial of this label."""
-    return tracking_records.name(f"tlx.trial.{label}")
+def trial_tag(row: StoredTrial) -> str:
+    """Return the tag of a group's run that has the key of this trial."""
+    return tracking_records.name(f"tlx.trial.{_named(row)}")
+
+
+def _named(row: StoredTrial) -> str:
+    """Return the name of a trial in its group: its label, and its step if it has one."""
+    return f"{_label(row)}.{row['step']}" if "step" in row else _label(row)
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Members:
     """Trials of a group that are complete, and what is known of the others.
 
     complete  read from their folders
-    failed    label → why a trial ended without a result
+    failed    name of a trial → why it ended without a result
     is_whole  whether no trial is missing
     """
 
@@ -135,13 +141,13 @@ class GroupRuns:
         return max(0, count - cursor.records) + (0 if cursor.ended else 1)
 
     def retire_others(self, groups: Sequence[TrialGroup]) -> None:
-        """Delete the runs of groups whose trials have runs of their own by now."""
+        """Delete the runs of groups whose trials other runs show by now."""
         present = {group.key for group in groups}
         children = self._mirror.children
         for key in [key for key in children if key not in present]:
             for run in children[key]:
                 if run.data.tags.get("tlx.role") == ROLE:
-                    self._mirror.sender.retire(run.info.run_id, OWN_RUNS)
+                    self._mirror.sender.retire(run.info.run_id, OTHER_RUNS)
                     children.pop(key, None)
 
     # ------------------------------------------------------------ one group
@@ -158,7 +164,7 @@ class GroupRuns:
             if trial is not None and trial.result is not None:
                 complete.append(trial)
             elif row["key"] in mirror.failed:
-                failed[_label(row)] = mirror.failed[row["key"]]
+                failed[_named(row)] = mirror.failed[row["key"]]
         return Members(tuple(complete), failed, len(complete) == len(group.rows))
 
     def _find_or_create(self, group: TrialGroup, members: Members) -> Run:
@@ -166,7 +172,7 @@ class GroupRuns:
         mirror = self._mirror
         run = mirror.sender.settle(mirror.children.get(group.key, []))
         run = run or mirror.sender.find(group.key)
-        if run is not None and any(_contradicts(run, trial) for trial in members.complete):
+        if run is not None and self._contradicts(run, members.complete):
             mirror.sender.retire(run.info.run_id)
             run = None
         if run is None:
@@ -178,6 +184,27 @@ class GroupRuns:
         if cursor.run_id != run.info.run_id:
             mirror.cursors.put(group.key, Cursor(run.info.run_id))
         return run
+
+    def _contradicts(self, run: Run, trials: Sequence[MirroredTrial]) -> bool:
+        """Return whether a run has other numbers of a trial than are to be sent.
+
+        They were sent of a folder that is no more, and the sending was cut off. A run shows the
+        last step of a metric alone: those of others are asked for.
+        """
+        present = run.data.metrics
+        points = [
+            (name, step, value)
+            for trial in trials
+            if not _has(run, trial)
+            for name, value, _, step in points_of(trial)
+            if name in present
+        ]
+        if all("step" not in trial.row for trial in trials):
+            return any(present[name] != value for name, _, value in points)
+        before: dict[tuple[str, int], set[float]] = {}
+        for name, value, _, step in self._mirror.sender.points_of(run, {n for n, _, _ in points}):
+            before.setdefault((name, step), set()).add(value)
+        return any(before.get((name, step), {value}) != {value} for name, step, value in points)
 
     def _send(
         self, group: TrialGroup, members: Members, run: Run, missing: Sequence[MirroredTrial]
@@ -219,8 +246,8 @@ class GroupRuns:
                 tracking_records.environment_tags(trial.result.environment),
                 {f"cost.{n}.source": row.get("source") for n, row in trial.result.cost.items()},
             )
-        failed = {f"tlx.error.{label}": reason for label, reason in members.failed.items()}
-        own = {trial_tag(_label(trial.row)): trial.key for trial in members.complete}
+        failed = {f"tlx.error.{named}": reason for named, reason in members.failed.items()}
+        own = {trial_tag(trial.row): trial.key for trial in members.complete}
         return tags | tracking_records.tags(failed) | own
 
     def _marks(self, group: TrialGroup, status: str) -> dict[str, str]:
@@ -242,11 +269,11 @@ def _label(row: StoredTrial) -> str:
 
 
 def points_of(trial: MirroredTrial) -> list[Point]:
-    """Return the scores and costs of a trial under its label: `test_accuracy/knn`."""
-    label = _label(trial.row)
+    """Return the scores and costs of a trial under its label: `test_accuracy/knn`, at its step."""
+    label, step = _label(trial.row), trial.row.get("step", 0)
     return [
         (tracking_records.name(f"{name}/{label}"), value, ms, step)
-        for name, value, ms, step in trial.final_points()
+        for name, value, ms, _ in trial.final_points()
     ]
 
 
@@ -267,15 +294,4 @@ def common_parameters(trials: Sequence[MirroredTrial]) -> dict[str, str]:
 
 def _has(run: Run, trial: MirroredTrial) -> bool:
     """Return whether a run has the numbers of a trial."""
-    return bool(run.data.tags.get(trial_tag(_label(trial.row))) == trial.key)
-
-
-def _contradicts(run: Run, trial: MirroredTrial) -> bool:
-    """Return whether a run has other numbers of a trial than are to be sent.
-
-    They were sent of a folder that is no more, and the sending was cut off.
-    """
-    if _has(run, trial):
-        return False
-    present = run.data.metrics
-    return any(present.get(name, value) != value for name, value, *_ in points_of(trial))
+    return bool(run.data.tags.get(trial_tag(trial.row)) == trial.key)
