@@ -168,6 +168,11 @@ class _Planning(Session):
     def steps(self, title: str) -> AbstractContextManager[Progress | None]:
         return self._shown.steps(title)
 
+    def preparing(
+        self, title: str, modules: Sequence[str] = ()
+    ) -> AbstractContextManager[Progress | None]:
+        return self.steps(title)  # no trial will follow
+
     def note(self, *notes: str) -> None:
         self.notes += [note for note in notes if note not in self.notes]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,34 @@ class Session:
     def steps(self, title: str) -> AbstractContextManager[Progress | None]:
         """Show the progress of a preparation: the context gives a (done, of) callback."""
         return contextlib.nullcontext()
+
+    def preparing(
+        self, title: str, modules: Sequence[str] = ()
+    ) -> AbstractContextManager[Progress | None]:
+        """Show a preparation, as `steps`; its first step starts the workers.
+
+        Images that are read or extracted now are new, so that trials with them will follow.
+
+        modules  that the trials need beside runner.PRELOAD
+        """
+        return self._starting_workers(title, modules)
+
+    @contextlib.contextmanager
+    def _starting_workers(self, title: str, modules: Sequence[str]) -> Iterator[Progress]:
+        from . import runner
+
+        has_started = False
+        with self.steps(title) as progress:
+
+            def tell(done: int, of: int) -> None:
+                nonlocal has_started
+                if not has_started:
+                    has_started = True
+                    runner.start_workers(self.settings, modules)
+                if progress is not None:
+                    progress(done, of)
+
+            yield tell
 
     def watching(
         self, stage: Stage | SearchStage

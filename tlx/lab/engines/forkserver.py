@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -70,6 +70,10 @@ class Server:
     )
     users: int = 0
     ready: list[ReadyProcess] = field(default_factory=list)
+
+    def serves(self, threads: int, modules: Iterable[str]) -> bool:
+        """Return whether it has so many threads and has imported these modules."""
+        return self.threads == threads and set(modules) <= set(self.preload)
 
     @property
     def context(self) -> multiprocessing.context.ForkServerContext:
@@ -159,13 +163,16 @@ _servers: dict[tuple[int, tuple[str, ...]], Server] = {}
 def serving(threads: int, preload: tuple[str, ...]) -> Iterator[Server]:
     """Keep a server with these modules and as many threads running inside the block.
 
-    It stays for the next block that asks for the same. Servers that are asked by nobody end when
-    one of another kind is.
+    It stays for the next block that asks for the same, or for some of its modules. Servers that
+    are asked by nobody end when one of another kind is.
     """
     with _changing:
         if not _servers:
             atexit.register(_kill_servers, os.getpid())
-        server = _servers.setdefault((threads, preload), Server(threads, preload))
+        running = (server for server in _servers.values() if server.serves(threads, preload))
+        server = next(running, None) or _servers.setdefault(
+            (threads, preload), Server(threads, preload)
+        )
         server.users += 1
         for kind, other in tuple(_servers.items()):
             if not other.users:

@@ -66,6 +66,12 @@ def run_all(
     return [outcomes[task.key] for task in tasks]
 
 
+def start_soon(threads: int, preload: tuple[str, ...]) -> None:
+    """Start the server of workers with these modules, which takes seconds; do not wait for it."""
+    with forkserver.serving(threads, preload):
+        pass
+
+
 # ---------------------------------------------------------------- in this process
 
 

@@ -1,7 +1,7 @@
 """Messages between the driver and its workers or the nodes of a cluster, as bytes.
 
-The only place that unpickles what came from another process or machine. A node runs the driver's calls
-anyway, and a cluster lets whoever reaches its port run code: see the how-to on its ports.
+The only place that unpickles what came from another process or machine. A node runs the driver's
+calls anyway, and a cluster lets whoever reaches its port run code: see the how-to on its ports.
 """
 
 from __future__ import annotations

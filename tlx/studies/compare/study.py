@@ -254,7 +254,8 @@ class CompareStudy(Study):
         frozen = self.of(FeatureExtraction).replace(dataset=tuning.dataset)
         sides = PlannedSides({}, {}, ())
         unfit: TlxError | None = None
-        with session.steps("reading and extracting") as progress:
+        modules = _modules(sources)
+        with session.preparing("reading and extracting", modules) as progress:
             for source in sources:
                 own = tuning.replace(architecture=source.architecture, model=source.model)
                 stages, error = self._recipes(session, own, progress)
@@ -278,6 +279,7 @@ class CompareStudy(Study):
                     write_trial_figures=_no_figures,
                     leaves_out_failures=True,
                     is_optional=True,
+                    preload=(*modules, *stage.preload),
                 )
         assert preflight.splits is not None
         test_files = tuple(str(preflight.find(row)) for row in preflight.splits.test)
@@ -370,6 +372,7 @@ class CompareStudy(Study):
 
         if len(sources) < 2:
             return ()
+        modules = _modules(sources)
         spec = SourceScores(
             architecture=tuning.architecture,
             source=tuning.source,
@@ -384,7 +387,9 @@ class CompareStudy(Study):
         with session.steps("scoring the sources") as progress:
             stage, notes = scores_study(spec, sources, choice, session.settings, progress)
         session.note(*notes)
-        report = yield replace(stage, format_summary=_scored, leaves_out_failures=True)
+        report = yield replace(
+            stage, format_summary=_scored, leaves_out_failures=True, preload=modules
+        )
         return tuple(result.key for result in report.results)
 
     def _decision(
@@ -557,6 +562,15 @@ def _check_at(at: int | None, shots: Iterable[int]) -> None:
     known = sorted(shots)
     if at is not None and at not in known:
         raise UsageError("shots", f"--at {at}", expected=f"one of {', '.join(map(str, known))}")
+
+
+def _modules(sources: Sequence[object]) -> tuple[str, ...]:
+    """Return the modules of all trials of a comparison: its stages share one server of workers."""
+    from ..feature_extraction import plan as features_plan
+    from ..scores import plan as scores_plan
+
+    several = scores_plan.PRELOAD if len(sources) > 1 else ()
+    return (*features_plan.PRELOAD, *several)
 
 
 def _about(

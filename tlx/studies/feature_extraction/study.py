@@ -90,7 +90,7 @@ class FeatureExtractionStudy(Study):
         spec, names = self.of(FeatureExtraction), self.of(FeatureExtractionGrid).classifiers
         trials = exporting.of_classifiers(spec.to_json(), names)
         exporting.check(options, session.settings, trials)
-        with session.steps("reading and extracting") as progress:
+        with session.preparing("reading and extracting", plan.PRELOAD) as progress:
             stage, preflight = plan.feature_extraction_study(
                 self.of(FeatureExtraction),
                 self.of(FewShotGrid),

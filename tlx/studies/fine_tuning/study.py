@@ -67,7 +67,7 @@ class FineTuningStudy(Study):
 
         options = self.of(ExportOptions)
         exporting.check(options, session.settings)
-        with session.steps("reading images") as progress:
+        with session.preparing("reading images") as progress:
             stage, preflight = plan.fine_tuning_study(
                 self.of(FineTuning), self.of(FewShotGrid), session.settings, progress
             )

@@ -28,6 +28,7 @@ from . import spec as layer_transfer_spec
 from . import trial as layer_transfer_trial
 from .spec import TREATMENTS, LayerTransfer, LayerTransferGrid
 
+PRELOAD = ("tlx.models.transferred", "tlx.studies.training")
 OF = {
     "AnB": ("A", True),
     "AnB+": ("A", False),
@@ -127,7 +128,7 @@ class LayerTransferPlan:
             trials=trials,
             inputs=(self.pools.record(self.sources[1]),),
             tags={"tlx.dataset": name},
-            preload=("tlx.models.transferred", "tlx.studies.training"),
+            preload=PRELOAD,
         )
 
 

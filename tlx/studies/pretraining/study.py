@@ -45,7 +45,7 @@ class PretrainingStudy(Study):
         output = self.of(PreTrainingOutput)
         if output.out and output.random_out:
             publish.check_apart(expanded(output.out), expanded(output.random_out))
-        with session.steps("reading images") as progress:
+        with session.preparing("reading images") as progress:
             stage = pretraining_plan.pretraining_study(
                 self.of(PreTraining), session.settings, progress
             )

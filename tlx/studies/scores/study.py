@@ -71,10 +71,10 @@ class ScoresStudy(Study):
 
     def stages(self, session: Session) -> Stages:
         """Extract each source once, then yield the one stage."""
-        from .plan import DrawChoice, scores_study
+        from .plan import PRELOAD, DrawChoice, scores_study
 
         grid = self.of(ScoresGrid)
-        with session.steps("reading and extracting") as progress:
+        with session.preparing("reading and extracting", PRELOAD) as progress:
             stage, notes = scores_study(
                 self.of(SourceScores),
                 grid.sources,

@@ -1,0 +1,76 @@
+"""Workers start while images are read, where trials will follow."""
+
+from __future__ import annotations
+
+import pytest
+
+from tlx.lab.engines import forkserver
+from tlx.lab.settings import Settings
+from tlx.studies import runner
+from tlx.studies.planning import _Planning
+from tlx.studies.session import Session
+
+MODULES = ("tlx.features.spans",)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Return the (threads, modules) of the servers that were started."""
+    calls: list[tuple[int, tuple[str, ...]]] = []
+    monkeypatch.setattr(
+        "tlx.lab.engines.local.start_soon",
+        lambda threads, modules: calls.append((threads, modules)),
+    )
+    return calls
+
+
+def test_the_first_step_of_a_preparation_starts_the_workers_once(started):
+    with Session(Settings(threads=2)).preparing("reading images", MODULES) as progress:
+        assert not started, "what is at hand already may mean that nothing is left to do"
+        progress(0, 10)
+        progress(5, 10)
+    assert started == [(2, (*runner.PRELOAD, *MODULES))]
+
+
+def test_a_preparation_that_reads_nothing_starts_no_worker(started):
+    with Session(Settings()).preparing("reading images"):
+        pass
+    assert not started
+
+
+@pytest.mark.parametrize(
+    "settings", [{"workers": 0}, {"engine": "dask", "address": "tcp://h:1"}], ids=str
+)
+def test_no_worker_is_started_where_none_will_run(settings, started):
+    with Session(Settings(**settings)).preparing("reading images") as progress:
+        progress(1, 1)
+    assert not started
+
+
+def test_a_plan_starts_no_worker(started):
+    with _Planning(Session(Settings())).preparing("reading images") as progress:
+        if progress is not None:
+            progress(1, 1)
+    assert not started
+
+
+def test_steps_are_shown_as_of_any_preparation(started):
+    told = []
+
+    class Shown(Session):
+        def steps(self, title):
+            told.append(title)
+            return super().steps(title)
+
+    with Shown(Settings()).preparing("reading images") as progress:
+        progress(1, 1)
+    assert told == ["reading images"]
+
+
+def test_a_server_serves_all_who_ask_for_some_of_its_modules():
+    with forkserver.serving(1, ("json", "csv")) as server:
+        pass
+    with forkserver.serving(1, ("csv",)) as other:
+        assert other is server
+    with forkserver.serving(2, ("csv",)) as other:
+        assert other is not server, "threads are set when it starts"
