@@ -237,6 +237,33 @@ def test_json_that_is_fine_is_read():
     assert files.parse_json(b"[" * 32 + b"]" * 32)
 
 
+def deepest(text: str) -> int:
+    """Return how deep brackets outside of strings are nested, read one character at a time."""
+    depth, most, in_string, escaped = 0, 0, False, False
+    for c in text:
+        if in_string:
+            in_string, escaped = escaped or c != '"', c == "\\" and not escaped
+        elif c == '"':
+            in_string = True
+        else:
+            depth += (c in "[{") - (c in "]}")
+            most = max(most, depth)
+    return most
+
+
+@given(st.text('"\\[]{}\na', max_size=40), st.booleans())
+def test_the_depth_of_any_text_is_found(text, ends):
+    """Also of one that is no JSON: a string that does not end, a bracket too many."""
+    text += '"' if ends else "\\"
+    text = "[" * files.JSON_DEPTH + text
+    is_deep = False
+    try:
+        files.parse_json(text.encode())
+    except BadDataError as error:
+        is_deep = error.code == "json-depth"
+    assert is_deep == (deepest(text) > files.JSON_DEPTH)
+
+
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "big.json"
     with open(path, "wb") as file:

@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -120,12 +121,12 @@ def guard(root: Path) -> Path:
     return Path(path)
 
 
-def _guard_of(folder: Path) -> Path | None:
+def _guard_of(folder: Path) -> str | None:
     """Return the innermost guarded folder that holds `folder` or is it; None outside of all."""
     path, parent = os.path.abspath(folder), ""
     while path != parent:
         if path in _guarded:
-            return Path(path)
+            return path
         parent, path = path, os.path.dirname(path)
     return None
 
@@ -140,15 +141,15 @@ def open_folder(folder: Path) -> int:
         return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     path = root
-    for name in Path(os.path.abspath(folder)).relative_to(root).parts:
-        path = path / name
+    for name in filter(None, os.path.abspath(folder)[len(root) :].split(os.sep)):
+        path = os.path.join(path, name)
         try:
             inner = os.open(
                 name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
             )
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
-                raise _linked(path) from None
+            if error.errno in (errno.ELOOP, errno.ENOTDIR) and os.path.islink(path):
+                raise _linked(Path(path)) from None
             raise
         finally:
             os.close(fd)
@@ -210,7 +211,8 @@ def atomic_write(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     a crash left) holds that, a random one. A link at `path` is replaced, not followed.
     """
     path = Path(path)
-    make_folder(path.parent)
+    if not path.parent.is_dir():
+        make_folder(path.parent)
     with storage_errors(path):
         folder = open_folder(path.parent)
         try:
@@ -441,18 +443,21 @@ def parse_json(data: bytes, *, where: object = "") -> Any:
         raise BadDataError("json-number", str(error), where=where) from error
 
 
+# a string, also one that does not end, or a bracket outside of strings
+JSON_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[{\]}]', re.DOTALL)
+
+
 def _refuse_depth(text: str, where: object) -> None:
-    depth, in_string, escaped = 0, False, False
-    for c in text:
-        if in_string:
-            in_string, escaped = escaped or c != '"', c == "\\" and not escaped
-        elif c == '"':
-            in_string = True
-        elif c in "[{":
+    if text.count("[") + text.count("{") <= JSON_DEPTH:
+        return
+    depth = 0
+    for token in JSON_TOKEN.finditer(text):
+        first = text[token.start()]
+        if first in "[{":
             depth += 1
             if depth > JSON_DEPTH:
                 raise BadDataError("json-depth", f"nested deeper than {JSON_DEPTH}", where=where)
-        elif c in "]}":
+        elif first in "]}":
             depth -= 1
 
 

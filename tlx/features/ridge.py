@@ -80,40 +80,70 @@ class RidgePath:
         groups   (n,) whole numbers: rows of one number are left out together; None: each by itself
         →        (n, k') float64, as `targets`
         """
-        share = alpha / (self._squares + alpha)
-        residual = self._rest + self._basis @ (self._turned * share[:, None])
-        n = len(residual)
-        if groups is None:
-            own = (self._basis**2 * share).sum(axis=1)
-            if not self._complete:
-                own += 1 - 1 / n - (self._basis**2).sum(axis=1)
-            left_out: np.ndarray = self.targets - residual / own[:, None]
-            return left_out
-        out: np.ndarray = np.empty_like(residual)
-        for rows in _rows_of_groups(groups):
-            part = self._basis[rows]
-            across = part.transpose(0, 2, 1)
-            own = (part * share) @ across
-            if not self._complete:
-                own += np.eye(rows.shape[1]) - 1 / n - part @ across
-            out[rows] = self.targets[rows] - np.linalg.solve(own, residual[rows])
-        return out
+        result: np.ndarray = self._left_out([alpha], groups)[0]
+        return result
 
     def left_out_error(self, alpha: float, groups: np.ndarray | None = None) -> float:
         """Compute the share of rows misclassified by models that have not seen them."""
-        predicted, truth = self.left_out(alpha, groups), self.targets
-        if len(self.classes) == 2:
-            return float(np.mean((predicted > 0) != (truth > 0)))
-        return float(np.mean(predicted.argmax(axis=1) != truth.argmax(axis=1)))
+        return self._left_out_errors([alpha], groups)[0]
 
     def best(self, grid: Sequence[float], groups: np.ndarray | None = None) -> tuple[float, float]:
         """Return the λ of a grid with least leave-one-out error, and that error, a fraction.
 
         Of several as good, the one in the middle of them: an error counted in rows has plateaus.
         """
-        errors = [self.left_out_error(alpha, groups) for alpha in grid]
+        errors = self._left_out_errors(grid, groups)
         least = [alpha for alpha, error in zip(grid, errors, strict=True) if error == min(errors)]
         return least[len(least) // 2], min(errors)
+
+    def _left_out_errors(self, alphas: Sequence[float], groups: np.ndarray | None) -> list[float]:
+        """Compute the error of each λ, as many of them at once as fit a block of memory."""
+        errors: list[float] = []
+        step = max(1, BLOCK_BYTES // (8 * self.targets.size))
+        for start in range(0, len(alphas), step):
+            predicted = self._left_out(alphas[start : start + step], groups)
+            if len(self.classes) == 2:
+                is_wrong = (predicted > 0) != (self.targets > 0)
+            else:
+                is_wrong = predicted.argmax(axis=-1) != self.targets.argmax(axis=-1)
+            errors += is_wrong.reshape(len(predicted), -1).mean(axis=1).tolist()
+        return errors
+
+    def _left_out(self, alphas: Sequence[float], groups: np.ndarray | None) -> np.ndarray:
+        """Predict every row by models that have not seen its group, for each λ: (a, n, k')."""
+        strength = np.asarray(alphas, np.float64)[:, None]
+        shares = strength / (self._squares + strength)  # (a, q)
+        residual = self._rest + self._basis @ (self._turned * shares[:, :, None])
+        if groups is None:
+            own = shares @ (self._basis**2).T
+            if not self._complete:
+                own += 1 - 1 / len(self._basis) - (self._basis**2).sum(axis=1)
+            left_out: np.ndarray = self.targets - residual / own[:, :, None]
+            return left_out
+        out: np.ndarray = np.empty_like(residual)
+        for rows in _rows_of_groups(groups):
+            step = max(1, BLOCK_BYTES // (8 * rows.shape[1] ** 2 * self._basis.shape[1]))
+            for start in range(0, len(rows), step):
+                block = rows[start : start + step]
+                change = np.linalg.solve(self._own(block, shares), residual[:, block])
+                out[:, block] = self.targets[block] - change
+        return out
+
+    def _own(self, rows: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Return what the rows of each group weigh in their own prediction: (a, g, m, m).
+
+        One product of all pairs of rows with all λ.
+
+        rows  (g, m) numbers of rows;  shares (a, q)
+        """
+        part = self._basis[rows]
+        pairs = part[:, :, None, :] * part[:, None, :, :]
+        own = shares @ pairs.reshape(-1, part.shape[2]).T
+        result: np.ndarray = own.reshape(len(shares), *pairs.shape[:3])
+        if not self._complete:
+            count = len(self._basis)
+            result += np.eye(rows.shape[1]) - 1 / count - part @ part.transpose(0, 2, 1)
+        return result
 
 
 def _rows_of_groups(groups: np.ndarray) -> list[np.ndarray]:

@@ -154,6 +154,7 @@ def run_groups(
                 form,
                 str(shared) if several else None,
                 idle,
+                has_run=not stage.is_grouped,
             )
             specs, inputs = [trial.spec for trial in todo], todo[0].inputs
             tasks.append(
@@ -381,16 +382,23 @@ def _idle_power(store: Store, key: str, settings: Settings) -> energy.IdlePower 
 
 @dataclass(frozen=True)
 class TrialJob:
-    """Data that the process of a group needs in addition to specs and inputs."""
+    """Data that the process of a group needs in addition to specs and inputs.
+
+    form     of the trial's figures; None: they are not drawn
+    shared   folder of what the trials share while they run; None: nothing
+    idle     idle power of the machine that started the study
+    has_run  whether MLflow shows a trial as a run, with the load of the machine
+    """
 
     run: Callable[[Any, Any, TrialContext], Result]
     write_trial_figures: TrialFigures
     root: str
     device: str
     settings: Settings
-    form: str | None  # of the trial's figures; None: not drawn
-    shared: str | None = None  # folder of what the trials share while they run; None: nothing
-    idle: energy.IdlePower | None = None  # of the machine that started the study
+    form: str | None
+    shared: str | None = None
+    idle: energy.IdlePower | None = None
+    has_run: bool = True
 
 
 def run_group(
@@ -439,7 +447,7 @@ def run_trial(
     inherited: list[cost.Usage] = []
     with (
         resources.Sampler(teller.resources)
-        if settings.system_metrics
+        if settings.system_metrics and job.has_run
         else contextlib.nullcontext(),
         cost.Meter(cost.declared_of(settings), idle=idle) as meter,
     ):
