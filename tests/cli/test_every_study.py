@@ -62,15 +62,13 @@ def made_of_every_kind(tmp_path_factory, bars, cache):
                 return left.code or 0, out.getvalue(), ""
         return 0, out.getvalue(), ""
 
+    words = ("--figures", "all", "--form", "svg")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("TLX_CACHE", str(cache))
-        done = {
-            name: ask(run, name, bars, "--form", "svg")
-            for name in sorted(STUDIES, key="atlas".__eq__)
-        }
-        done["checkpoints"] = checkpoints(run, bars, bars, "--form", "svg")
-        done["evaluate"] = evaluate(run, bars, "--form", "svg")
+        done = {name: ask(run, name, bars, *words) for name in sorted(STUDIES, key="atlas".__eq__)}
+        done["checkpoints"] = checkpoints(run, bars, bars, *words)
+        done["evaluate"] = evaluate(run, bars, *words)
         done["sync"] = run("sync")
     assert not any(code for code, _, _ in done.values()), done
     return Store(folder / "tlx-runs"), {name: out for name, (_, out, _) in done.items()}

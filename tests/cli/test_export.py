@@ -18,6 +18,7 @@ import numpy as np
 import processes
 import pytest
 import served_model
+import undrawn
 from PIL import Image
 from studies import comparisons
 
@@ -33,7 +34,7 @@ from tlx.studies.export import ExportRequest
 
 FEW = (
     *("--shots", 3, "--splits", 1, "--val-per-class", 3, "--no-use-crops"),
-    *("--workers", 0, "--no-tracking"),
+    *("--workers", 0, *undrawn.WORDS, "--no-tracking"),
 )
 
 

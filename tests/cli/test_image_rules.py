@@ -11,6 +11,7 @@ import os
 import shutil
 
 import pytest
+import undrawn
 from conftest import draw_images
 
 from tlx.models import backbones
@@ -78,9 +79,10 @@ DIVIDING = ("pretrain", "quanta", "layer-transfer", "parameter-distance", "chop"
 
 
 def ask(tlx, name, data, *more):
-    """Run a command of the table on a folder of images."""
+    """Run a command of the table on a folder of images; figures only where `more` asks for them."""
     first, *rest = COMMANDS[name]
-    return tlx(first, *rest, "--dataset", data, *more)
+    figures = undrawn.WORDS if WORDS[0] in rest else ()  # the others have none
+    return tlx(first, *rest, "--dataset", data, *figures, *more)
 
 
 def checkpoints(tlx, source, target, *more):
@@ -108,6 +110,7 @@ def checkpoints(tlx, source, target, *more):
         "--samples",
         6,
         *WORDS,
+        *undrawn.WORDS,
         *more,
     )
 
@@ -117,7 +120,8 @@ def evaluate(tlx, data, *more):
     network = backbones.load("mnist-cnn", weights=None, classes=3, seed=0)
     path = data.parent / f"{data.name}-model.safetensors"
     weights_reader.write(path, network.net.state_dict())
-    return tlx("evaluate", path, "-a", "mnist-cnn", "--dataset", data, *WORDS, *more)
+    words = (*WORDS, *undrawn.WORDS, *more)
+    return tlx("evaluate", path, "-a", "mnist-cnn", "--dataset", data, *words)
 
 
 # ---------------------------------------------------------------- links
@@ -332,7 +336,7 @@ def test_labels_that_were_put_right_replace_those_of_an_old_dump(tlx, tmp_path, 
             path.rename(merged / f"{label}_{path.name}")
         (data / label).rmdir()
     renamed = data.rename(tmp_path / "animals")
-    asked = ("--samples", 0, "--layers", "last", *WORDS)
+    asked = ("--samples", 0, "--layers", "last", *WORDS, *undrawn.WORDS)
     code, out, _ = tlx("analyze", dump, *asked, "--out", "old")
     assert code == 0
     assert "24 of its 24 images cannot be seen where they were" in out, (

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import typer
+import undrawn
 from cli.test_image_rules import COMMANDS, FEW, WORDS, ask, evaluate
 from conftest import draw_images
 
@@ -150,12 +151,14 @@ def test_every_choice_of_a_search_runs(tlx, divided, option, value):
     }
     both = {**offered("feature-extraction"), **offered("fine-tuning")}
     assert others == {name: both[name] for name in others}
+    figures = () if option == "objective" else undrawn.WORDS
     code, out, complained = tlx(
         "tune",
         *FEW,
         "--trials",
         2,
         *WORDS,
+        *figures,
         "--dataset",
         divided,
         f"--{option}",
@@ -170,6 +173,8 @@ def test_every_choice_of_a_search_runs(tlx, divided, option, value):
 def test_first_tokens_of_a_transformer(tlx, divided, command):
     first, *rest = COMMANDS[command]
     rest = [word for word in rest if word != "mnist"]
+    if command != "extract":  # it has no figures
+        rest += undrawn.WORDS
     code, out, complained = tlx(
         first, *rest, "--dataset", divided, *TRANSFORMER, "--reduce", "first-token"
     )
@@ -202,6 +207,7 @@ def test_the_chain_offers_the_dissimilarities_of_the_analysis_and_passes_them_on
         "--samples",
         6,
         *WORDS,
+        *undrawn.WORDS,
         "--rdm",
         "sqeuclidean",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import undrawn
 from scipy.special import softmax
 
 from tlx import files
@@ -18,7 +19,7 @@ from tlx.lab.store import Store
 from tlx.models import onnx_file, served
 from tlx.models.onnx_file import OnnxModel
 from tlx.result import Result
-from tlx.studies import export, reporting, runner, served_trial
+from tlx.studies import export, served_trial
 from tlx.studies.feature_extraction.plan import feature_extraction_study
 from tlx.studies.feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
 from tlx.studies.few_shot import FewShotGrid
@@ -38,7 +39,7 @@ SHAPES = {  # how a trial is asked, for every row of classifiers
 
 
 def run(stage, settings):
-    report = runner.run_stage(stage, settings, lambda event: None, reporting.write_summary)
+    report = undrawn.run_stage(stage, settings)
     report.raise_if_failed(require_tracking=False)
     return Store(report.folder), report
 

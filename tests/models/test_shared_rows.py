@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import undrawn
 
 from tlx.data.pixels import pixels
 from tlx.data.sizing import Sizing
@@ -16,7 +17,7 @@ from tlx.models.frozen_prefix import cache, shared
 from tlx.models.recipe import Recipe
 from tlx.models.samples import Samples
 from tlx.models.training import TrainingContext
-from tlx.studies import reporting, runner
+from tlx.studies import runner
 from tlx.studies.compare import costs
 from tlx.studies.compare.evidence import TUNING
 from tlx.studies.few_shot import FewShotGrid
@@ -154,7 +155,7 @@ def test_trials_of_a_study_share_and_leave_nothing_behind(bars, settings, monkey
 
     def results(settings):
         stage, _ = plan.fine_tuning_study(spec, few, settings)
-        report = runner.run_stage(stage, settings, lambda _: None, reporting.write_summary)
+        report = undrawn.run_stage(stage, settings)
         report.raise_if_failed(require_tracking=False)
         assert not (report.folder / runner.SHARED).exists()
         kept = [{k: v for k, v in r.scores.items() if k[-2:] != "_s"} for r in report.results]
@@ -187,7 +188,7 @@ def test_what_shared_rows_took_is_charged_to_the_trials_that_read_them(bars, set
 
     monkeypatch.setattr(shared, "save", keeping)
     stage, _ = plan.fine_tuning_study(spec, few, settings.replace(watts=10.0))
-    report = runner.run_stage(stage, settings.replace(watts=10.0))
+    report = undrawn.run_stage(stage, settings.replace(watts=10.0))
     first, *others = report.results
     assert len(kept) == 2, "validation rows and test rows"
     took = sum(used["cpu_s"] for used in kept)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tlx.lab.settings import Settings
+import undrawn
+
+from tlx.lab.settings import Figures, Settings
 from tlx.studies import STUDIES, Session, run_study
 
 FEW: dict[str, Any] = {
@@ -25,8 +27,10 @@ def settings_of(store: Path, cache: Path) -> Settings:
     )
 
 
-def compare(dataset: object, settings: Settings, **changes: object) -> Any:
+def compare(
+    dataset: object, settings: Settings, figures: Figures = undrawn.NONE, **changes: object
+) -> Any:
     """Run a comparison and return its report; `dataset` None where finished studies are taken."""
     given = {} if dataset is None else {"dataset": str(dataset), **FEW}
     study = STUDIES["compare"].with_settings({**given, **changes})
-    return run_study(study, Session(settings))
+    return run_study(study, Session(settings, figures))

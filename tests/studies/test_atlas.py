@@ -5,6 +5,7 @@ again.
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
 import shutil
@@ -12,6 +13,7 @@ import shutil
 import naive
 import numpy as np
 import pytest
+import undrawn
 from conftest import draw_images
 
 from tlx.errors import BadDataError, MissingError, Stopped, UnknownNameError, UsageError
@@ -47,9 +49,7 @@ def quiet(event):
     pass
 
 
-def perform(
-    dataset, settings, measures=FEW, parts=None, panels=tuple(atlas_report.PANELS), **changes
-):
+def perform(dataset, settings, measures=FEW, parts=None, run_stage=undrawn.run_stage, **changes):
     parts = parts or AtlasGrid()
     looked = atlas_plan.plan_atlas(
         Atlas(**{"dataset": str(dataset), "samples": 24, **changes}), parts, settings
@@ -58,9 +58,9 @@ def perform(
     looked.search(store, parts)
     made = atlas_plan.atlas_study(looked, measures, store, settings)
     about = atlas_plan.about(looked, parts, settings) | {"against": made.trials[-1].spec.against}
-    report = runner.run_stage(
-        made, settings, quiet, lambda at, key: atlas_report.write_summary(at, key, about, panels)
-    )
+    panels = tuple(atlas_report.PANELS)
+    write = functools.partial(atlas_report.write_summary, about=about, panels=panels)
+    report = run_stage(made, settings, quiet, write)
     report.raise_if_failed(require_tracking=False)
     return looked, made, report, about
 
@@ -70,7 +70,7 @@ def run_quanta(dataset, settings, sweep=None, **changes):
     asked = quanta_plan.plan_quanta(
         spec, sweep or QuantaGrid(repeats=1, positions=("0", "2")), settings
     )
-    report = runner.run_stage(
+    report = undrawn.run_stage(
         asked.study(asked.source), settings, quiet, quanta_report.write_summary
     )
     report.raise_if_failed(require_tracking=False)
@@ -82,8 +82,8 @@ def run_transfer(dataset, settings, **changes):
     plan = layer_transfer_plan.plan_layer_transfer(
         spec, LayerTransferGrid(treatments=("baseB", "AnB"), depths=(2,), repeats=2), settings
     )
-    report = runner.run_stage(plan.first(), settings, quiet, layer_transfer_report.write_summary)
-    report = runner.run_stage(
+    report = undrawn.run_stage(plan.first(), settings, quiet, layer_transfer_report.write_summary)
+    report = undrawn.run_stage(
         plan.rest(Store(report.folder)), settings, quiet, layer_transfer_report.write_summary
     )
     report.raise_if_failed(require_tracking=False)
@@ -99,10 +99,10 @@ def run_distance(dataset, settings, **changes):
         (),
         settings,
     )
-    report = runner.run_stage(
+    report = undrawn.run_stage(
         plan.tunings(), settings, quiet, parameter_distance_report.write_summary
     )
-    report = runner.run_stage(
+    report = undrawn.run_stage(
         plan.distances(Store(report.folder)),
         settings,
         quiet,
@@ -246,7 +246,7 @@ def test_the_fine_tuned_beside_its_source(bars, settings, tmp_path):
 def test_all_panels_from_what_has_been_run(bars, settings):
     key = run_quanta(bars, settings, QuantaGrid(repeats=2))
     transfer, distance = run_transfer(bars, settings), run_distance(bars, settings)
-    looked, _, report, about = perform(bars, settings)
+    looked, _, report, about = perform(bars, settings, run_stage=runner.run_stage)
     assert looked.lacking(AtlasGrid(), settings) == {}
     assert looked.taken["quanta"].study == key
     rows = rows_in(report)

@@ -12,6 +12,7 @@ import shutil
 
 import numpy as np
 import pytest
+import undrawn
 from conftest import draw_images
 from PIL import Image
 from safetensors.numpy import load_file
@@ -75,11 +76,11 @@ def chain(bars, stripes, **changes):
 ASKED = LayerMetrics(resamplings=3)
 
 
-def perform(spec, settings, asked=ASKED):
+def perform(spec, settings, asked=ASKED, run_stage=undrawn.run_stage):
     """As the command does: (the last report, the reports of the stages before)."""
 
     def go(made, summarise=checkpoints_report.write_stage_summary):
-        return runner.run_stage(made, settings, lambda event: None, summarise)
+        return run_stage(made, settings, lambda event: None, summarise)
 
     plan = checkpoints_plan.plan_checkpoints(spec, asked, settings)
     first = go(plan.first())
@@ -88,16 +89,16 @@ def perform(spec, settings, asked=ASKED):
     looks = plan.looks(models)
     layers = [go(look.study) for look in looks]
 
-    def summarise(store, key):
+    def summarise(store, key, form="png"):
         checkpoints_correlations.gather(store, key)
-        checkpoints_report.write_summary(store, key)
+        checkpoints_report.write_summary(store, key, form)
 
     return go(plan.tuning(models, looks, store), summarise), [first, *layers]
 
 
 @pytest.fixture(scope="module")
 def done(bars, stripes, settings):
-    return perform(chain(bars, stripes), settings)
+    return perform(chain(bars, stripes), settings, run_stage=runner.run_stage)
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +298,9 @@ def test_asked_again_nothing_is_run_and_asked_for_more_it_grows(
     for before, again in zip([report, *stages], [last, *others], strict=True):
         assert again.reused == len(again.outcomes) == len(before.outcomes)
     more, _ = perform(
-        chain(bars, stripes, seeds=1, sources=(str(bars),), from_checkpoints=("all",)), settings
+        chain(bars, stripes, seeds=1, sources=(str(bars),), from_checkpoints=("all",)),
+        settings,
+        run_stage=runner.run_stage,
     )
     assert more.key == report.key
     assert len(more.results) - more.reused == 1, "checkpoint 1 was not fine-tuned before"

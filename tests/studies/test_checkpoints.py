@@ -8,13 +8,14 @@ import itertools
 
 import pytest
 import torch
+import undrawn
 from safetensors.torch import load_file
 
 from tlx import files
 from tlx.errors import UsageError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
-from tlx.studies import pretraining_plan, pretraining_spec, reporting, runner
+from tlx.studies import pretraining_plan, pretraining_spec
 from tlx.studies.checkpoints.spec import CheckpointGrid
 from tlx.studies.pretraining import publish as pretraining_publish
 from tlx.studies.pretraining_spec import PreTraining, checkpoint_steps
@@ -90,7 +91,7 @@ def trained(bars, cache, tmp_path_factory):
         checkpoints=("0", "0_1", "1", "3"),
     )
     made = pretraining_plan.pretraining_study(spec, settings)
-    report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
+    report = undrawn.run_stage(made, settings)
     report.raise_if_failed(require_tracking=False)
     return report, made, settings
 
@@ -147,11 +148,9 @@ def test_the_first_is_the_network_before_training(trained):
 
 def test_keeping_them_changes_nothing_of_the_training_and_a_cut_nothing_of_them(trained, tmp_path):
     report, made, settings = trained
-    plain = runner.run_stage(
+    plain = undrawn.run_stage(
         pretraining_plan.pretraining_study(made.trials[0].spec.replace(checkpoints=()), settings),
         settings.replace(store=str(tmp_path / "plain")),
-        lambda event: None,
-        reporting.write_summary,
     )
     want = load_file(Store(plain.folder).file(plain.results[0].key, "weights.safetensors"))
     got = load_file(Store(report.folder).file(report.results[0].key, "weights.safetensors"))
@@ -173,10 +172,10 @@ def test_keeping_them_changes_nothing_of_the_training_and_a_cut_nothing_of_them(
     patch = pytest.MonkeyPatch()
     elsewhere = settings.replace(store=str(tmp_path / "cut"))
     patch.setattr(training._Training, "_save", cut)
-    failed = runner.run_stage(made, elsewhere, lambda event: None, reporting.write_summary)
+    failed = undrawn.run_stage(made, elsewhere)
     patch.undo()
     assert not failed.results
-    again = runner.run_stage(made, elsewhere, lambda event: None, reporting.write_summary)
+    again = undrawn.run_stage(made, elsewhere)
     for tag in ("0", "0_1", "1", "3"):
         name = f"checkpoints/{tag}.safetensors"
         paths = [Store(r.folder).file(r.results[0].key, name) for r in (report, again)]

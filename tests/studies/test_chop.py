@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import undrawn
 from safetensors.torch import load_file
 
 from tlx.errors import ErrorGroup, IntegrityError, MissingError, UnknownNameError, UsageError
@@ -29,14 +30,14 @@ from tlx.studies.whole_dataset import WEIGHTS
 QUICK = {"epochs": 2, "batch_size": 8, "val_per_class": 3, "learning_rate": 0.02}
 
 
-def perform(spec, asked, settings):
+def perform(spec, asked, settings, run_stage=undrawn.run_stage):
     made, _ = chop_plan.chop_study(spec, asked, settings)
 
-    def summarise(store, key):
+    def summarise(store, key, form="png"):
         chop_latency.measure(store, key, settings)
-        chop_report.write_summary(store, key)
+        chop_report.write_summary(store, key, form)
 
-    return runner.run_stage(made, settings, lambda event: None, summarise)
+    return run_stage(made, settings, lambda event: None, summarise)
 
 
 def rows_of(report, stem):
@@ -202,6 +203,7 @@ def test_chops_are_mirrored(bars, settings, tmp_path):
         Chop(dataset=str(bars), **QUICK),
         ChopGrid(depths=(1,), repeats=1),
         settings.replace(tracking=True, mlflow_path=uri),
+        run_stage=runner.run_stage,
     )
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name("Chop").experiment_id])
@@ -218,16 +220,14 @@ def test_chops_are_mirrored(bars, settings, tmp_path):
 # ---------------------------------------------------------------- pruned
 
 
-def prune(spec, asked, settings):
+def prune(spec, asked, settings, run_stage=undrawn.run_stage):
     plan, reports, store = pruning_plan.PruningPlan(spec, asked, settings), [], None
     for number in range(asked.iterations + 1):
         made = plan.stage(number, store)
         if made is None:
             break
         reports.append(
-            runner.run_stage(
-                made, settings, lambda event: None, pruning_report.write_pruning_summary
-            )
+            run_stage(made, settings, lambda event: None, pruning_report.write_pruning_summary)
         )
         reports[-1].raise_if_failed(require_tracking=False)
         store = Store(reports[-1].folder)
@@ -317,6 +317,7 @@ def test_what_diverges_is_pruned_no_further(bars, settings):
         pruning(bars, learning_rate=1000.0, epochs=3),
         PruningGrid(iterations=2, repeats=1),
         settings,
+        run_stage=runner.run_stage,
     )
     assert [r.status for r in reports[0].results] == [DIVERGED]
     assert len(reports) == 1

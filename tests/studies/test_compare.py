@@ -15,6 +15,7 @@ from dataclasses import replace
 import figure_rules
 import numpy as np
 import pytest
+import undrawn
 from conftest import draw_images
 from PIL import Image
 from safetensors.torch import save_file
@@ -22,6 +23,7 @@ from studies import comparisons
 from studies.comparisons import settings_of
 
 from tlx.errors import BadDataError, IntegrityError, TrialsFailedError, UsageError
+from tlx.lab.settings import Figures
 from tlx.lab.store import Store
 from tlx.metrics.scores import SCORES
 from tlx.metrics.source_nulls import NULLS
@@ -48,17 +50,18 @@ from tlx.studies.feature_extraction.spec import FeatureExtraction, FeatureExtrac
 from tlx.studies.few_shot import FewShotGrid
 
 FEATURES, TUNING = evidence.FEATURES, evidence.TUNING
+DRAWN = Figures(figures="study")
 
 
-def compare(bars, settings, **changes):
+def compare(bars, settings, figures=undrawn.NONE, **changes):
     """Run a small comparison with two classifiers."""
-    return comparisons.compare(bars, settings, **{"classifier": "knn ncm", **changes})
+    return comparisons.compare(bars, settings, figures, **{"classifier": "knn ncm", **changes})
 
 
 @pytest.fixture(scope="module")
 def done(bars, cache, tmp_path_factory):
     settings = settings_of(tmp_path_factory.mktemp("runs"), cache)
-    return compare(bars, settings, any_time=False), settings
+    return compare(bars, settings, DRAWN, any_time=False), settings
 
 
 def record_of(done_report):
@@ -110,7 +113,7 @@ def test_the_difference_is_that_of_the_trials_predictions(done):
 def test_asked_again_nothing_is_run_and_the_record_has_the_same_bytes(done, bars):
     done_report, settings = done
     before = (done_report.study_folder / report.RECORD).read_bytes()
-    again = compare(bars, settings, any_time=False)
+    again = compare(bars, settings, DRAWN, any_time=False)
     assert again.key == done_report.key
     assert (again.study_folder / report.RECORD).read_bytes() == before
 
@@ -156,7 +159,7 @@ def test_mlflow_shows_a_run_a_draw_and_a_run_a_trial_once_these_are_asked_for(
     alone = STUDIES["feature-extraction"].with_settings(
         {**few, "dataset": str(bars), "classifier": "knn ncm"}
     )
-    run_study(alone, Session(settings))
+    run_study(alone, undrawn.session(settings))
     roles = [run.data.tags["tlx.role"] for run in runs()]
     assert sorted(roles) == ["study"] + ["trial"] * 16
     compare(bars, settings, any_time=False)
@@ -173,7 +176,7 @@ def test_finished_studies_are_compared_without_computing(done, monkeypatch):
     ]
     monkeypatch.setattr("tlx.models.training.fit", None)
     study = STUDIES["compare"].with_settings({"from_studies": tuple(keys)})
-    again = run_study(study, Session(settings))
+    again = run_study(study, Session(settings, DRAWN))
     assert record_of(again)["verdicts"] == record_of(done_report)["verdicts"]
 
 
@@ -246,7 +249,7 @@ def test_studies_of_two_data_sets_are_not_compared(bars, cache, tmp_path):
     for name, folder in (("fine-tuning", bars), ("feature-extraction", others)):
         words = {"dataset": str(folder), "shots": 1, "splits": 1, "val_per_class": 3}
         words |= {"use_crops": False} | ({"epochs": 1} if name == "fine-tuning" else {})
-        run_study(STUDIES[name].with_settings(words), Session(settings))
+        run_study(STUDIES[name].with_settings(words), undrawn.session(settings))
     study = STUDIES["compare"].with_settings(
         {"from_studies": tuple(Store(settings.store_folder(None)).studies())}
     )
@@ -711,7 +714,7 @@ def test_a_trial_that_fails_leaves_its_draw_out_and_is_tried_again(
     words = {"classifier": "ncm", "splits": 6, "shots": (2,), "any_time": any_time}
     with monkeypatch.context() as patched:
         patched.setattr(place, failing(run, kind, {(2, 1)}))
-        first = compare(bars, settings, **words)
+        first = compare(bars, settings, DRAWN, **words)
     (verdict,) = record_of(first)["verdicts"]
     assert verdict["dropped"] == 1
     assert verdict["splits"] <= 5

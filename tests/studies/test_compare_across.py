@@ -13,6 +13,7 @@ from studies import comparisons
 from studies.comparisons import settings_of
 
 from tlx.errors import BadDataError, UsageError
+from tlx.lab.settings import Figures
 from tlx.lab.store import Store
 from tlx.metrics.paired import DECIDED, analyse
 from tlx.result import FINISHED, Result
@@ -32,7 +33,7 @@ def compare(settings, **changes):
 def done(bars, cache, tmp_path_factory):
     other = draw_images(tmp_path_factory.mktemp("other") / "other", classes=4, per_class=9, seed=3)
     settings = settings_of(tmp_path_factory.mktemp("runs"), cache)
-    return compare(settings, dataset=f"{bars},{other}"), settings
+    return compare(settings, dataset=f"{bars},{other}", figures=Figures(figures="study")), settings
 
 
 @pytest.mark.slow

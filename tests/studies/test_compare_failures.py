@@ -9,6 +9,7 @@ import pytest
 from studies.comparisons import compare, settings_of
 
 from tlx.errors import TrialsFailedError
+from tlx.lab.settings import Figures
 from tlx.lab.store import Store
 from tlx.studies import Session
 from tlx.studies.compare import report
@@ -55,7 +56,7 @@ def test_a_recipe_that_fails_everywhere_is_left_out_and_the_others_are_compared(
     with monkeypatch.context() as patched:
         fail_where(patched, "fine_tuning", lambda spec: spec.tune == "bias")
         with pytest.raises(TrialsFailedError, match="arms-failed") as ended:
-            compare(bars, settings, **words)
+            compare(bars, settings, Figures(figures="all"), **words)
     assert ended.value.exit_code == 7
     arm, tried = "mnist-cnn with --tune bias", 6 if any_time else 8
     shown = f"fine-tuning by {arm} is left out: all {tried} trials of it failed, first with"

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import undrawn
 from studies.comparisons import compare, settings_of
 
 from tlx.errors import ErrorGroup, TlxError, UsageError
@@ -182,7 +183,7 @@ def test_studies_of_two_recipes_are_two_arms_of_a_comparison_from_the_store(done
     titles = {store.read_study(key)["title"] for key in keys}
     assert any("--tune bias" in title for title in titles)
     study = STUDIES["compare"].with_settings({"from_studies": tuple(keys)})
-    again = run_study(study, Session(settings))
+    again = run_study(study, undrawn.session(settings))
     outcome = report.outcome_of(store, again.results[-1])
     arms = [
         row[0]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+import undrawn
 from benchmarks.originals_table import keras_mobilenet
 from conftest import draw_images
 from studies.comparisons import settings_of
@@ -27,9 +28,9 @@ from tlx.studies.evaluate.spec import Evaluation
 CLASSES = ("bar0", "bar1", "bar2")
 
 
-def evaluate(settings, data, models, **changes):
+def evaluate(settings, data, models, session=undrawn.session, **changes):
     words = {"dataset": str(data), "models": tuple(map(str, models)), **changes}
-    return run_study(STUDIES["evaluate"].with_settings(words), Session(settings))
+    return run_study(STUDIES["evaluate"].with_settings(words), session(settings))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(settings, models, bars):
-    return evaluate(settings, bars, models, architecture="mnist-cnn")
+    return evaluate(settings, bars, models, Session, architecture="mnist-cnn")
 
 
 def naive_scores(result, labels, predicted):
@@ -108,7 +109,7 @@ def test_models_are_compared_on_the_same_images(done):
 
 def test_asked_again_nothing_is_labelled(done, settings, models, bars, monkeypatch):
     monkeypatch.setattr("tlx.models.training.predict", None)
-    again = evaluate(settings, bars, models, architecture="mnist-cnn")
+    again = evaluate(settings, bars, models, Session, architecture="mnist-cnn")
     assert again.reused == 2
     assert again.key == done.key
 
@@ -141,7 +142,7 @@ def test_a_chopped_network_says_itself_what_it_is(settings, bars, tmp_path):
 def test_an_export_labels_as_its_trial_did(settings, bars, tmp_path):
     words = {"dataset": str(bars), "shots": (2,), "splits": 1, "val_per_class": 3, "epochs": 1}
     study = STUDIES["fine-tuning"].with_settings({**words, "use_crops": False})
-    tuned = run_study(study, Session(settings))
+    tuned = run_study(study, undrawn.session(settings))
     trained = tuned.results[0]
     (result,) = evaluate(settings, bars, [trained.key]).results
     (row,) = evaluate_report.rows_of(Store(settings.store_folder(None)), [result])

@@ -9,6 +9,7 @@ import importlib.util
 
 import numpy as np
 import pytest
+import undrawn
 
 from tlx.errors import TlxError, UsageError
 from tlx.features import classifiers, fitting, voting
@@ -36,17 +37,12 @@ def planned(spec, settings, classifiers="linear-svc", few=FEW):
     )[0]
 
 
-def perform(spec, settings, classifiers="linear-svc", few=FEW):
-    return runner.run_stage(
-        planned(spec, settings, classifiers, few),
-        settings,
-        lambda event: None,
-        reporting.write_summary,
-    )
+def perform(spec, settings, classifiers="linear-svc", few=FEW, run_stage=undrawn.run_stage):
+    return run_stage(planned(spec, settings, classifiers, few), settings)
 
 
 def test_every_classifier_on_every_draw(bars, settings):
-    report = perform(asked(bars), settings, "linear-svc ncm knn:k=1")
+    report = perform(asked(bars), settings, "linear-svc ncm knn:k=1", run_stage=runner.run_stage)
     report.raise_if_failed(require_tracking=False)
     asked_for = [(r.spec["shots"], r.spec["split"], r.spec["classifier"]) for r in report.results]
     assert asked_for == [
@@ -134,10 +130,10 @@ def test_idle_power_is_sampled_once_a_study_and_machine_and_kept(bars, unused, m
     monkeypatch.setattr(energy, "idle_power", idle)
     plan = planned(asked(bars), unused, "ncm")
     assert sampled == [False], "before the features are extracted"
-    runner.run_stage(plan, unused)
+    undrawn.run_stage(plan, unused)
     more = planned(asked(bars), unused, "ridge ncm")
-    report = runner.run_stage(more, unused)
-    runner.run_stage(more, unused)
+    report = undrawn.run_stage(more, unused)
+    undrawn.run_stage(more, unused)
     assert sampled == [False, False], "what the study has is taken"
     record = Store(report.folder).read_study(report.key)
     assert record["idle_power"] == {
@@ -147,7 +143,7 @@ def test_idle_power_is_sampled_once_a_study_and_machine_and_kept(bars, unused, m
 
 def test_nearest_means_of_fne_features_by_numpy_alone(bars, settings):
     made = planned(asked(bars, embedding="fne"), settings, "ncm")
-    report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
+    report = undrawn.run_stage(made, settings)
     for trial, result in zip(made.trials, report.results, strict=True):
         parts = trial.inputs
         features = np.concatenate(
@@ -235,7 +231,7 @@ def test_the_same_features_asked_for_in_other_words_have_one_key(bars, settings)
 def test_ten_crops_are_ten_training_rows_and_vote(bars, settings):
     few = FewShotGrid(shots=(2,), splits=1, val_per_class=3)
     made = planned(asked(bars, use_crops=True), settings, "ncm ridge", few)
-    report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
+    report = undrawn.run_stage(made, settings)
     for result in report.results:
         assert result.details["crops"] == 10
         assert np.sum(result.details["confusion"]) == 24
@@ -243,7 +239,9 @@ def test_ten_crops_are_ten_training_rows_and_vote(bars, settings):
 
 
 def test_model_selection_scores_val_and_leaves_the_test_set_alone(bars, settings):
-    report = perform(asked(bars, model_selection=True), settings, "ncm ridge")
+    report = perform(
+        asked(bars, model_selection=True), settings, "ncm ridge", run_stage=runner.run_stage
+    )
     assert [r.spec["shots"] for r in report.results] == [3, 3]
     for result in report.results:
         assert 0 <= result.scores["val_accuracy"] <= 1
@@ -344,7 +342,7 @@ def test_rows_compared_through_shared_products_get_the_classes_of_a_fit_on_featu
     """
     few = FewShotGrid(shots=(4,), splits=1, val_per_class=3)
     made = planned(asked(bars, **change), settings, "knn:k=3 knn-cosine:k=5 svc ncm", few)
-    report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
+    report = undrawn.run_stage(made, settings)
     for trial, result in zip(made.trials, report.results, strict=True):
         prepared = Prepared(trial.inputs, trial.spec)
         test = prepared.embedding.transform(prepared.layers, trial.inputs.test.rows)
@@ -380,7 +378,7 @@ def test_the_model_that_is_kept_is_the_one_that_was_scored(bars, settings, name,
 
     few = FewShotGrid(shots=(4,), splits=1, val_per_class=3)
     made = planned(asked(bars, embedding=embedding, log_model=True), settings, name, few)
-    report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
+    report = undrawn.run_stage(made, settings)
     report.raise_if_failed(require_tracking=False)
     folder = Store(report.folder).folder(report.results[0].key) / "model"
     assert not [p for p in folder.rglob("*") if p.suffix in (".pkl", ".pickle")]

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import undrawn
 
 from tlx.data import crops
 from tlx.data.sizing import Sizing
@@ -26,14 +27,16 @@ def asked(bars, **changes):
     return FineTuning(dataset=str(bars), **{"epochs": 2, "use_crops": False, **changes})
 
 
-def perform(spec, settings, few=FEW, watch=lambda event: None):
+def perform(spec, settings, few=FEW, watch=lambda event: None, run_stage=undrawn.run_stage):
     made, _ = fine_tuning_plan.fine_tuning_study(spec, few, settings)
-    return runner.run_stage(made, settings, watch, reporting.write_summary)
+    return run_stage(made, settings, watch)
 
 
 def test_every_shots_and_split_is_run_scored_and_summarised(bars, settings):
     events = []
-    report = perform(asked(bars, epochs=6), settings, watch=events.append)
+    report = perform(
+        asked(bars, epochs=6), settings, watch=events.append, run_stage=runner.run_stage
+    )
     assert [(r.spec["shots"], r.spec["split"]) for r in report.results] == [
         (1, 0),
         (1, 1),
@@ -168,7 +171,7 @@ def test_every_setting_that_matters_changes_every_key(bars, settings, change):
 
 
 def test_model_selection_takes_the_largest_shots_once_and_leaves_the_test_set_alone(bars, settings):
-    report = perform(asked(bars, model_selection=True), settings)
+    report = perform(asked(bars, model_selection=True), settings, run_stage=runner.run_stage)
     (result,) = report.results
     assert (result.spec["shots"], result.spec["split"]) == (2, 0)
     assert "test_accuracy" not in result.scores
@@ -182,6 +185,7 @@ def test_a_diverged_trial_is_reported_as_such_and_scores_nothing(bars, settings)
         asked(bars, learning_rate=1e3, clip_norm=0.0, epochs=30, early_stopping=False),
         settings,
         FewShotGrid(shots=(2,), splits=1, val_per_class=3),
+        run_stage=runner.run_stage,
     )
     (result,) = report.diverged
     assert "test_accuracy" not in result.scores

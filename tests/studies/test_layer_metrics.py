@@ -9,6 +9,7 @@ import json
 import naive
 import numpy as np
 import pytest
+import undrawn
 from scipy.spatial.distance import pdist, squareform
 
 from tlx.errors import ErrorGroup, IntegrityError, MissingError, TlxError, UnknownNameError
@@ -33,14 +34,14 @@ def observed(bars, **changes):
     return Observed(**{"dataset": str(bars), "samples": 24, **changes})
 
 
-def summarise(store, key):
+def summarise(store, key, form="png"):
     layer_metrics_plan.compare(store, key)
-    layer_metrics_report.write_summary(store, key)
+    layer_metrics_report.write_summary(store, key, form)
 
 
-def perform(words, bars, settings, asked=ASKED, **changes):
+def perform(words, bars, settings, asked=ASKED, run_stage=undrawn.run_stage, **changes):
     made = layer_metrics_plan.plan_layer_metrics(words, observed(bars, **changes), asked, settings)
-    report = runner.run_stage(made, settings, lambda event: None, summarise)
+    report = run_stage(made, settings, lambda event: None, summarise)
     report.raise_if_failed(require_tracking=False)
     return made, report
 
@@ -177,7 +178,9 @@ def test_a_setting_that_is_refused_inside_is_no_note(bars, settings, monkeypatch
 
 @pytest.mark.slow
 def test_checkpoints_in_their_order_in_one_table(bars, settings, checkpoints, tmp_path):
-    made, report = perform([str(checkpoints), "random_init"], bars, settings)
+    made, report = perform(
+        [str(checkpoints), "random_init"], bars, settings, run_stage=runner.run_stage
+    )
     folder = report.folder / "studies" / made.key
     rows = layer_metrics_table.read(folder / "layer_metrics.csv")
     assert len(rows) == 5 * 7
@@ -304,8 +307,8 @@ def test_cut_off_it_goes_on_behind_the_layers_it_has(bars, settings, monkeypatch
 
     monkeypatch.setattr(layer_metrics_trial, "_measure", cut)
     with pytest.raises(KeyboardInterrupt):
-        runner.run_stage(made, settings, lambda event: None, summarise)
-    report = runner.run_stage(made, settings, lambda event: None, summarise)
+        undrawn.run_stage(made, settings, lambda event: None, summarise)
+    report = undrawn.run_stage(made, settings, lambda event: None, summarise)
     assert calls == [0, 1, 2, 3, 4, 4, 5, 6]
     assert len(report.results[0].details["rows"]) == 7
 
@@ -334,7 +337,9 @@ def test_a_layer_that_cannot_be_measured_has_a_note_not_a_number(bars, settings,
     network = backbones.load("mnist-cnn", weights=None, classes=10, seed=0)
     state = {name: torch.zeros(value.shape) for name, value in network.net.state_dict().items()}
     save_file(state, tmp_path / "dead.safetensors")
-    _, report = perform([str(tmp_path / "dead.safetensors")], bars, settings)
+    _, report = perform(
+        [str(tmp_path / "dead.safetensors")], bars, settings, run_stage=runner.run_stage
+    )
     row, notes = report.results[0].details["rows"][-1], report.results[0].details["notes"]
     assert "ss_ratio" not in row, "a ratio where nothing varies is no number"
     assert "id" not in row
@@ -379,7 +384,10 @@ def test_it_is_mirrored_layer_by_layer(bars, settings, tmp_path):
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     _, report = perform(
-        ["mnist", "random_init"], bars, settings.replace(tracking=True, mlflow_path=uri)
+        ["mnist", "random_init"],
+        bars,
+        settings.replace(tracking=True, mlflow_path=uri),
+        run_stage=runner.run_stage,
     )
     client = MlflowClient(uri)
     home = client.get_experiment_by_name("Layer metrics").experiment_id

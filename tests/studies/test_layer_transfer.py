@@ -10,6 +10,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import undrawn
 from conftest import draw_images
 from safetensors.torch import load_file
 
@@ -51,18 +52,16 @@ def asked(bars4, **changes):
     )
 
 
-def perform(spec, treatments, settings, watch=lambda event: None):
+def perform(spec, treatments, settings, watch=lambda event: None, run_stage=undrawn.run_stage):
     """Both stages: the plan, and the report of each."""
     plan = layer_transfer_plan.plan_layer_transfer(spec, treatments, settings)
     reports, store = [], None
     if (first := plan.first()) is not None:
-        reports.append(
-            runner.run_stage(first, settings, watch, layer_transfer_report.write_summary)
-        )
+        reports.append(run_stage(first, settings, watch, layer_transfer_report.write_summary))
         reports[-1].raise_if_failed(require_tracking=False)
         store = Store(reports[-1].folder)
     if (rest := plan.rest(store)) is not None:
-        reports.append(runner.run_stage(rest, settings, watch, layer_transfer_report.write_summary))
+        reports.append(run_stage(rest, settings, watch, layer_transfer_report.write_summary))
         reports[-1].raise_if_failed(require_tracking=False)
     return plan, reports
 
@@ -87,7 +86,9 @@ def network(result):
 
 
 def test_every_treatment_of_every_n_and_repeat_once(bars4, settings):
-    _, reports = perform(asked(bars4), LayerTransferGrid(repeats=2), settings)
+    _, reports = perform(
+        asked(bars4), LayerTransferGrid(repeats=2), settings, run_stage=runner.run_stage
+    )
     names = {name for name, _, _ in by_name(reports)}
     assert names == {
         "baseA",
@@ -256,6 +257,7 @@ def test_the_three_ways_of_batch_norm_differ_as_they_say(bars4, settings, caught
             treatments=("AnB",), depths=(4,), bn=("frozen", "adapt", "keras2"), repeats=1
         ),
         settings,
+        run_stage=runner.run_stage,
     )
     source = caught["baseA", "frozen", 0][2]
     for bn in ("frozen", "adapt", "keras2"):
@@ -517,6 +519,7 @@ def test_what_a_diverged_base_network_would_have_given_is_left_out(bars4, settin
         asked(bars4, learning_rate=1000.0, epochs=3),
         LayerTransferGrid(treatments=("BnB",), depths=(1,), repeats=1),
         settings,
+        run_stage=runner.run_stage,
     )
     assert [r.status for r in reports[0].results] == [DIVERGED]
     assert len(reports) == 1
@@ -535,6 +538,7 @@ def test_it_is_mirrored_as_one_parent_with_a_child_for_each_network(bars4, setti
         asked(bars4),
         LayerTransferGrid(treatments=("AnB", "baseB"), depths=(1, 2), repeats=2),
         settings.replace(tracking=True, mlflow_path=uri),
+        run_stage=runner.run_stage,
     )
     client = MlflowClient(uri)
     home = client.get_experiment_by_name("Layer transfer").experiment_id

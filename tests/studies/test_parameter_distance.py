@@ -13,6 +13,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import undrawn
 from conftest import draw_images
 from matplotlib.axes import Axes
 from safetensors.torch import load_file
@@ -33,7 +34,7 @@ from tlx.metrics.parameter_distance import rules as parameter_distance_rules
 from tlx.models import backbones
 from tlx.models.weights import reader as weights_reader
 from tlx.result import DIVERGED, Result
-from tlx.studies import pretraining_plan, reporting, runner
+from tlx.studies import pretraining_plan, runner
 from tlx.studies.parameter_distance import closing as parameter_distance_closing
 from tlx.studies.parameter_distance import plan as parameter_distance_plan
 from tlx.studies.parameter_distance import regression as parameter_distance_regression
@@ -92,7 +93,15 @@ def naive_t(r, a, b):
     return found
 
 
-def perform(settings, finetuned=(), tuning=None, asked=None, drawing=True, **changes):
+def perform(
+    settings,
+    finetuned=(),
+    tuning=None,
+    asked=None,
+    drawing=True,
+    run_stage=undrawn.run_stage,
+    **changes,
+):
     """Every stage: the plan and the report of each; without drawing no table and figure of the
     study.
     """
@@ -113,13 +122,13 @@ def perform(settings, finetuned=(), tuning=None, asked=None, drawing=True, **cha
         settings,
     )
 
-    def summarise(store, key):
+    def summarise(store, key, form="png"):
         if drawing:
             parameter_distance_regression.regress(store, key)
-            parameter_distance_report.write_summary(store, key)
+            parameter_distance_report.write_summary(store, key, form)
 
     def run(asked):
-        report = runner.run_stage(asked, settings, lambda event: None, summarise)
+        report = run_stage(asked, settings, lambda event: None, summarise)
         report.raise_if_failed(require_tracking=False)
         return report
 
@@ -264,6 +273,7 @@ def test_nothing_moved_and_little_moved_are_marked(files, settings, tmp_path):
         random=files["r"],
         pretrained=files["a"],
         architecture="mnist-cnn",
+        run_stage=runner.run_stage,
     )
     (result,) = reports["distances"].results
     assert result.details["undefined"] == ["conv1"]
@@ -295,6 +305,7 @@ def test_several_targets_norms_and_repeats(files, settings, tmp_path):
         pretrained=files["a"],
         architecture="mnist-cnn",
         asked={"norms": "mean_abs,l2"},
+        run_stage=runner.run_stage,
     )
     found = {
         (r.spec["target"], r.spec["norm"], r.spec["repeat"]) for r in reports["distances"].results
@@ -361,7 +372,12 @@ def test_the_choices_are_those_of_the_metric():
 
 def test_an_unknown_network(files, settings):
     _, reports = perform(
-        settings, [files["b"]], random=files["r"], pretrained=files["a"], architecture="none"
+        settings,
+        [files["b"]],
+        random=files["r"],
+        pretrained=files["a"],
+        architecture="none",
+        run_stage=runner.run_stage,
     )
     (result,) = reports["distances"].results
     rows = {row["layer"]: row for row in result.details["profile"]}
@@ -414,7 +430,7 @@ def test_the_start_of_a_pretraining_is_made_again_to_the_bit(bars, settings, tmp
         learning_rate=0.01,
     )
     asked = pretraining_plan.pretraining_study(spec, settings)
-    done = runner.run_stage(asked, settings, lambda event: None, reporting.write_summary)
+    done = undrawn.run_stage(asked, settings)
     key = done.results[0].key
     published = pretraining_publish.publish(
         done.results[0], asked, Store(done.folder), tmp_path / "mine"
@@ -515,7 +531,12 @@ def test_without_b_the_network_is_fine_tuned_first(bars, settings):
 
 
 def test_frozen_blocks_have_no_t(bars, settings):
-    _, reports = perform(settings, tuning={"dataset": str(bars), "freeze": 2}, asked={"seeds": 1})
+    _, reports = perform(
+        settings,
+        tuning={"dataset": str(bars), "freeze": 2},
+        asked={"seeds": 1},
+        run_stage=runner.run_stage,
+    )
     (result,) = reports["distances"].results
     assert result.details["undefined"] == ["conv1", "conv2"]
     t = {row["layer"]: row["transferability"] for row in result.details["profile"]}
@@ -539,7 +560,7 @@ def test_a_repeat_that_diverged_is_left_out_and_said(bars, settings, monkeypatch
         return result if spec.split else Result.of(spec, status=DIVERGED, details=result.details)
 
     monkeypatch.setattr(parameter_distance_trial, "tune", some)
-    plan, reports = perform(settings, tuning={"dataset": str(bars)})
+    plan, reports = perform(settings, tuning={"dataset": str(bars)}, run_stage=runner.run_stage)
     assert plan.notes[-1] == "repeat 0 diverged in fine-tuning: left out"
     assert [r.spec["repeat"] for r in reports["distances"].results] == [1]
     summary = json.loads((folder_of(reports["distances"]) / "summary.json").read_text())
@@ -572,7 +593,7 @@ def test_killed_between_the_stages_it_goes_on(bars, settings):
     plan = parameter_distance_plan.plan_parameter_distance(
         ParameterDistance(), ParameterDistanceGrid(seeds=2), tuning, (), settings
     )
-    runner.run_stage(
+    undrawn.run_stage(
         plan.tunings(), settings, lambda event: None, parameter_distance_report.write_summary
     )
     _, reports = perform(settings, tuning={"dataset": str(bars)})

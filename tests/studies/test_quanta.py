@@ -12,6 +12,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import undrawn
 from conftest import draw_images
 
 from tlx.data import hold_out
@@ -54,21 +55,22 @@ def quick(bars, **changes):
     )
 
 
-def perform(spec, sweep, settings):
+def perform(spec, sweep, settings, run_stage=undrawn.run_stage):
     asked = quanta_plan.plan_quanta(spec, sweep, settings)
     source, first = asked.source, asked.source_study
     if first is not None:
-        learned = runner.run_stage(first, settings, lambda event: None, lambda store, key: None)
+        learned = undrawn.run_stage(first, settings)
         source = quanta_source.trained(
             learned.results[0], Store(learned.folder), spec, asked.learned
         )
     made = asked.study(source)
-    return runner.run_stage(made, settings, lambda event: None, quanta_report.write_summary)
+    return run_stage(made, settings, lambda event: None, quanta_report.write_summary)
 
 
 @pytest.fixture(scope="module")
 def report(bars, settings):
-    return perform(quick(bars), QuantaGrid(positions=("0", "2", "co"), repeats=2), settings)
+    sweep = QuantaGrid(positions=("0", "2", "co"), repeats=2)
+    return perform(quick(bars), sweep, settings, run_stage=runner.run_stage)
 
 
 def test_every_position_and_repeat_is_trained_and_written_down(report):
@@ -149,9 +151,11 @@ def test_the_table_is_the_mean_over_repeats_with_its_interval(report):
 
 @pytest.mark.slow
 def test_asked_again_all_is_found_and_more_repeats_join(report, bars, settings):
-    again = perform(quick(bars), QuantaGrid(positions=("0", "2", "co"), repeats=2), settings)
+    sweep = QuantaGrid(positions=("0", "2", "co"), repeats=2)
+    again = perform(quick(bars), sweep, settings, run_stage=runner.run_stage)
     assert again.reused == 8
-    more = perform(quick(bars), QuantaGrid(positions=("2",), repeats=3), settings)
+    sweep = QuantaGrid(positions=("2",), repeats=3)
+    more = perform(quick(bars), sweep, settings, run_stage=runner.run_stage)
     assert more.key == report.key
     assert more.reused == 4
 
@@ -563,6 +567,7 @@ def test_it_is_mirrored_with_lambda_over_epochs(bars, settings, tmp_path):
         quick(bars),
         QuantaGrid(positions=("2", "co"), repeats=2),
         settings.replace(tracking=True, mlflow_path=uri, store=str(tmp_path / "runs")),
+        run_stage=runner.run_stage,
     )
     client = MlflowClient(uri)
     home = client.get_experiment_by_name("QUANTA").experiment_id

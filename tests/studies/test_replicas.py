@@ -14,6 +14,7 @@ import types
 import processes
 import psutil
 import pytest
+import undrawn
 
 from tlx.errors import ResourceError, TlxError, UsageError
 from tlx.lab import settings as lab_settings
@@ -38,7 +39,7 @@ def run(bars, settings, number, watch=lambda event: None):
     """Run the one trial by so many processes; return its result."""
     spec = SPEC.replace(dataset=str(bars), replica_processes=number)
     stage, _ = fine_tuning_study(spec, DRAWS, settings)
-    report = runner.run_stage(stage, settings, watch)
+    report = undrawn.run_stage(stage, settings, watch)
     report.raise_if_failed(require_tracking=False)
     return report.results[0]
 

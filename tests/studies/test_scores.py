@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import undrawn
 from benchmarks import published_scores
 from conftest import draw_images
 
@@ -37,7 +38,7 @@ def settings_of(store, cache):
     )
 
 
-def score(data, settings, session=Session, **changes):
+def score(data, settings, session=undrawn.session, **changes):
     study = STUDIES["scores"].with_settings({"dataset": str(data), **FEW, **changes})
     return run_study(study, session(settings))
 
@@ -56,7 +57,7 @@ def own(bars, settings):
 @pytest.fixture(scope="module")
 def two(bars, settings):
     """Two sources with random weights."""
-    return score(bars, settings, **RANDOM)
+    return score(bars, settings, Session, **RANDOM)
 
 
 def rows_of(done, name=report.TABLE):

@@ -6,12 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+import undrawn
 
 from tlx.errors import ErrorGroup, ResourceError, UnknownNameError, UsageError
 from tlx.lab.store import Store
 from tlx.lab.tasks import Progress
 from tlx.models.tune_choices import TUNES
-from tlx.studies import estimate, reporting, runner, served_trial
+from tlx.studies import estimate, served_trial
 from tlx.studies.few_shot import FewShotGrid
 from tlx.studies.fine_tuning import plan as fine_tuning_plan
 from tlx.studies.fine_tuning.spec import FineTuning
@@ -34,7 +35,7 @@ def asked(bars, **changes):
 
 def perform(spec, settings, watch=lambda event: None):
     stage, _ = fine_tuning_plan.fine_tuning_study(spec, FEW, settings)
-    report = runner.run_stage(stage, settings, watch, reporting.write_summary)
+    report = undrawn.run_stage(stage, settings, watch)
     report.raise_if_failed(require_tracking=False)
     return report
 

@@ -4,6 +4,7 @@ MLflow shows it.
 
 from __future__ import annotations
 
+import functools
 import json
 
 import naive
@@ -50,15 +51,17 @@ def planned(bars, settings, base=None, **asked):
     return tuning_plan.plan_search(search, given.of(search.study), FEW, settings)
 
 
-def perform(ready, settings, watch=lambda event: None):
+def perform(ready, settings, form=None):
+    """Run a search; figures are drawn in this form, if any."""
+    write = functools.partial(tuning_report.write_summary, form=form)
     return tuning_run.run_search(
-        ready, settings, watch, tuning_report.write_summary, tuning_report.test
+        ready, settings, lambda event: None, write, tuning_report.test, form=form
     )
 
 
 @pytest.mark.slow
 def test_a_search_of_classifiers(bars, settings):
-    report = perform(planned(bars, settings, trials=12), settings)
+    report = perform(planned(bars, settings, trials=12), settings, "png")
     report.raise_if_failed(require_tracking=False)
     assert [t.number for t in report.tried] == list(range(12))
     assert report.tried[0].title == "linear-svc", "the first is what stands there without a search"
@@ -248,7 +251,7 @@ def test_neighbours_are_no_more_than_the_training_rows(bars, settings):
 
 @pytest.mark.slow
 def test_two_objectives_give_a_front(bars, settings):
-    report = perform(planned(bars, settings, objective="accuracy,time", trials=10), settings)
+    report = perform(planned(bars, settings, objective="accuracy,time", trials=10), settings, "png")
     folder = report.folder / "studies" / report.ready.search.key
     assert (folder / "pareto.png").stat().st_size > 1000
     scores = {t.number: t.objectives for t in report.tried}
@@ -286,7 +289,7 @@ def test_energy_without_a_source_is_refused_before_anything_is_read(
 
 
 def test_a_budget_ends_it(bars, settings):
-    report = perform(planned(bars, settings, budget="0.000001s", trials=20), settings)
+    report = perform(planned(bars, settings, budget="0.000001s", trials=20), settings, "png")
     assert len(report.tried) == 1
     assert "the budget ended it after 1 of 20" in tuning_report.format_summary(report)
     report.raise_if_failed(require_tracking=False)
@@ -298,7 +301,7 @@ def test_all_failed(bars, settings, monkeypatch):
         "evaluate",
         lambda self, values, report: (_ for _ in ()).throw(BadDataError("unfit", "no good")),
     )
-    report = perform(planned(bars, settings, trials=3), settings)
+    report = perform(planned(bars, settings, trials=3), settings, "png")
     assert report.best is None
     assert report.final == ()
     with pytest.raises(TrialsFailedError, match="3 of 3"):
@@ -351,7 +354,8 @@ def test_the_defaults_are_tested_and_recorded_beside_a_winner(bars, settings, sp
 
 
 def test_model_selection_leaves_the_test_set_alone(bars, settings):
-    report = perform(planned(bars, settings, base={"model_selection": True}, trials=3), settings)
+    ready = planned(bars, settings, base={"model_selection": True}, trials=3)
+    report = perform(ready, settings, "png")
     assert report.best is not None
     assert report.final == ()
     store = Store(report.folder)
@@ -375,7 +379,7 @@ def test_a_search_of_recipes(bars, settings, space):
         sampler="grid",
         trials=6,
     )
-    report = perform(ready, settings)
+    report = perform(ready, settings, "png")
     report.raise_if_failed(require_tracking=False)
     assert len(report.tried) == 6
     assert {t.values["freeze"] for t in report.tried} == {0, 3}

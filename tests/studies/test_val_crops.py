@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import undrawn
 
 from tlx.data.sizing import CROPS
 from tlx.errors import TlxError
@@ -15,7 +16,7 @@ from tlx.models import backbones, training
 from tlx.models.recipe import Recipe
 from tlx.models.samples import Samples
 from tlx.models.training import TrainingContext
-from tlx.studies import base, estimate, export, reporting, runner, served_trial
+from tlx.studies import base, estimate, export, served_trial
 from tlx.studies.compare.evidence import Side
 from tlx.studies.few_shot import FewShotGrid
 from tlx.studies.fine_tuning import plan
@@ -63,7 +64,7 @@ def stage_of(bars, settings, few=FEW, **changes):
 
 def result_of(bars, settings, **changes):
     stage = stage_of(bars, settings, **changes)
-    report = runner.run_stage(stage, settings, lambda event: None, reporting.write_summary)
+    report = undrawn.run_stage(stage, settings)
     report.raise_if_failed(require_tracking=False)
     return report.results[0]
 
