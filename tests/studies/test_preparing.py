@@ -13,6 +13,14 @@ from tlx.studies.session import Session
 MODULES = ("tlx.features.spans",)
 
 
+@pytest.fixture(autouse=True)
+def store(monkeypatch, tmp_path):
+    """Have a store with trials, where images that are at hand may mean that nothing is to do."""
+    monkeypatch.setenv("TLX_STORE", str(tmp_path / "runs"))
+    (tmp_path / "runs" / "trials").mkdir(parents=True)
+    return tmp_path / "runs"
+
+
 @pytest.fixture
 def started(monkeypatch):
     """Return the (threads, modules) of the servers that were started."""
@@ -26,10 +34,18 @@ def started(monkeypatch):
 
 def test_the_first_step_of_a_preparation_starts_the_workers_once(started):
     with Session(Settings(threads=2)).preparing("reading images", MODULES) as progress:
-        assert not started, "what is at hand already may mean that nothing is left to do"
+        assert not started
         progress(0, 10)
         progress(5, 10)
     assert started == [(2, (*runner.PRELOAD, *MODULES))]
+
+
+def test_workers_start_at_once_where_the_store_has_no_trial(store, started):
+    (store / "trials").rmdir()
+    with Session(Settings()).preparing("reading images") as progress:
+        assert len(started) == 1
+        progress(1, 1)
+    assert len(started) == 1
 
 
 def test_a_preparation_that_reads_nothing_starts_no_worker(started):

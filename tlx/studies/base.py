@@ -298,12 +298,21 @@ class StudyReport:
 
 def open_store(settings: Settings) -> Store:
     """Return the store of these settings. Raises BadDataError if it is of another format."""
+    store = Store(_store_folder(settings))
+    store.check_format()
+    return store
+
+
+def has_trials(settings: Settings) -> bool:
+    """Return whether the store of these settings has a trial, whole or begun."""
+    return (_store_folder(settings) / "trials").is_dir()
+
+
+def _store_folder(settings: Settings) -> Path:
     from ..lab.tracking import api as tracking_api  # loads mlflow's parts, which help does not need
 
     target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
-    store = Store(settings.store_folder(target.database if target else None))
-    store.check_format()
-    return store
+    return settings.store_folder(target.database if target else None)
 
 
 Stages = Generator[Stage, StudyReport, None]

@@ -33,7 +33,7 @@ FEWEST = 3  # finished trials from which the error of the estimate is taken
 MOST = 100  # of them that are read
 # Of a classifier on features, records included; without crops and with ten crops are to both sides
 # of it (tests/benchmarks/feature_trials.py).
-FEATURE_TRIAL_S = 0.1
+FEATURE_TRIAL_S = 0.04
 
 
 @dataclass(frozen=True)

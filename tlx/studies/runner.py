@@ -36,6 +36,9 @@ PRELOAD = (
     "tlx.studies.runner",
     "tlx.studies.activations",
     "tlx.models.training",
+    "tlx.models.transferred",
+    "tlx.models.footprint",
+    "tlx.studies.training",
     "tlx.studies.reporting",
 )
 
@@ -70,12 +73,14 @@ def run_stage(
     started = time.perf_counter()
     figures = figures or Figures()
     target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
-    if target is not None:
-        tracking_api.prepare(target)  # before any process opens it
     store = open_store(settings)
     keys = [trial.spec.key for trial in stage.trials]
     outcomes: Outcomes = {key: result for key in keys if (result := store.find(key)) is not None}
     reused = len(outcomes)
+    if reused < len(keys) and not stage.runs_here:
+        start_workers(settings, stage.preload)
+    if target is not None:
+        tracking_api.prepare(target)  # before any process opens it
     record(store, stage, settings.run_name)
     idle = None
     if reused < len(keys):

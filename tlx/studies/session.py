@@ -15,7 +15,7 @@ from ..lab.settings import Figures, Settings
 from ..lab.store import Store
 from ..lab.tasks import Event, RunOptions
 from . import replicas
-from .base import Stage, Study, StudyReport, open_store
+from .base import Stage, Study, StudyReport, has_trials, open_store
 
 if TYPE_CHECKING:
     from .tuning.stage import SearchReport, SearchStage
@@ -54,9 +54,10 @@ class Session:
     def preparing(
         self, title: str, modules: Sequence[str] = ()
     ) -> AbstractContextManager[Progress | None]:
-        """Show a preparation, as `steps`; its first step starts the workers.
+        """Show a preparation, as `steps`; the workers start where trials are sure to follow it.
 
-        Images that are read or extracted now are new, so that trials with them will follow.
+        At once if the store has none; else with its first step, as images that are read or
+        extracted now are new.
 
         modules  that the trials need beside runner.PRELOAD
         """
@@ -66,14 +67,13 @@ class Session:
     def _starting_workers(self, title: str, modules: Sequence[str]) -> Iterator[Progress]:
         from . import runner
 
-        has_started = False
+        start = functools.cache(lambda: runner.start_workers(self.settings, modules))
+        if not has_trials(self.settings):
+            start()
         with self.steps(title) as progress:
 
             def tell(done: int, of: int) -> None:
-                nonlocal has_started
-                if not has_started:
-                    has_started = True
-                    runner.start_workers(self.settings, modules)
+                start()
                 if progress is not None:
                     progress(done, of)
 

@@ -24,7 +24,6 @@ from . import trial as chop_trial
 from .spec import Chop, ChopGrid, FromWeights
 
 S = TypeVar("S", bound=FromWeights)
-PRELOAD = ("tlx.models.transferred", "tlx.models.footprint", "tlx.studies.training")
 
 
 def chop_study(
@@ -121,5 +120,4 @@ def _study(
         trials=trials,
         inputs=(pools.record(spec.images),),
         tags={"tlx.dataset": name},
-        preload=PRELOAD,
     )

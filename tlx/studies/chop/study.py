@@ -46,7 +46,7 @@ class ChopStudy(Study):
         from . import latency, plan, report
 
         grid = self.of(ChopGrid)
-        with session.preparing("reading images", plan.PRELOAD) as progress:
+        with session.preparing("reading images") as progress:
             stage, notes = plan.chop_study(self.of(Chop), grid, session.settings, progress)
         session.note(*notes)
 
@@ -96,11 +96,10 @@ class PruningStudy(Study):
     def stages(self, session: Session) -> Stages:
         """Yield a stage a round, until no repeat came further."""
         from . import pruning_report
-        from .plan import PRELOAD
         from .pruning_plan import PruningPlan
 
         grid = self.of(PruningGrid)
-        with session.preparing("reading images", PRELOAD) as progress:
+        with session.preparing("reading images") as progress:
             plan = PruningPlan(self.of(Pruning), grid, session.settings, progress)
         for number in range(grid.iterations + 1):
             stage = plan.stage(number, session.store if number else None)

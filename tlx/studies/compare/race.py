@@ -237,9 +237,13 @@ def _write_nothing(store: Store, key: str, form: str | None = "png") -> None:
 
 
 def _silent(stage: Stage) -> Stage:
-    """Return a stage whose tables and figures are left to the last one of its study."""
+    """Return a stage whose tables and figures are left to the last one of its study.
+
+    Trials of most images begin first: a long one that began last would run alone.
+    """
     return replace(
         stage,
+        trials=tuple(sorted(stage.trials, key=lambda trial: -trial.spec.shots)),
         write_summary=_write_nothing,
         format_summary=lambda report: f"{counted(len(report.results), 'trial')}",
     )

@@ -28,7 +28,6 @@ from . import spec as layer_transfer_spec
 from . import trial as layer_transfer_trial
 from .spec import TREATMENTS, LayerTransfer, LayerTransferGrid
 
-PRELOAD = ("tlx.models.transferred", "tlx.studies.training")
 OF = {
     "AnB": ("A", True),
     "AnB+": ("A", False),
@@ -128,7 +127,6 @@ class LayerTransferPlan:
             trials=trials,
             inputs=(self.pools.record(self.sources[1]),),
             tags={"tlx.dataset": name},
-            preload=PRELOAD,
         )
 
 

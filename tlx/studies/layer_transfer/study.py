@@ -54,7 +54,7 @@ class LayerTransferStudy(Study):
         from . import networks, plan, report
 
         export, trained = self.of(LayerTransferGrid).export, list[Result]()
-        with session.preparing("reading images", plan.PRELOAD) as progress:
+        with session.preparing("reading images") as progress:
             planned = plan.plan_layer_transfer(
                 self.of(LayerTransfer), self.of(LayerTransferGrid), session.settings, progress
             )
