@@ -11,7 +11,7 @@ from conftest import draw_images
 
 import tlx as package
 from tlx.lab.store import Store
-from tlx.studies import estimate
+from tlx.studies import estimate, planning
 
 QUICK = {"workers": 0, "tracking": False}
 ONE = {"epochs": 1, "val_per_class": 2}
@@ -245,7 +245,8 @@ def test_extraction_is_planned_without_it(here, bars, monkeypatch, name):
         name, dataset=bars, shots=(1,), splits=1, val_per_class=2, use_crops=False, **words, **QUICK
     )
     assert plan.seconds >= 2.0 * (3 + 6), "at least the training and validation images"
-    extraction_s = plan.seconds - plan.trials * (0.1 if name == "feature-extraction" else 0.0)
+    trial_s = planning.FEATURE_TRIAL_S if name == "feature-extraction" else 0.0
+    extraction_s = plan.seconds - plan.trials * trial_s
     assert extraction_s / 2.0 == pytest.approx(round(extraction_s / 2.0)), "each image once"
     assert plan.size_bytes > 0
     assert plan.memory_bytes > estimate.PROCESS_BYTES
