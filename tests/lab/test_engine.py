@@ -442,15 +442,15 @@ def test_a_process_killed_in_a_later_short_task_loses_that_task_alone(tmp_path):
 
 def test_a_short_task_has_its_own_time_and_log(tmp_path):
     """The time of the tasks before it in its process is not counted."""
-    pauses = [tiny("pause", 0.8, key=str(n)) for n in range(4)]
+    pauses = [tiny("pause", 0.6, key=str(n)) for n in range(6)]
     outcomes = run(
         [*pauses, tiny("hang")],
         workers=1,
         are_short=True,
-        timeout_s=2.0,
+        timeout_s=3.0,
         log_folder=tmp_path,
     )
-    assert [outcome.error for outcome in outcomes[:-1]] == [None] * 4
+    assert [outcome.error for outcome in outcomes[:-1]] == [None] * 6
     assert outcomes[-1].error.code == "timeout"
     assert [path.name for path in tmp_path.glob("*.log")] == ["hang.log"]
     assert "in hang" in (tmp_path / "hang.log").read_text()
