@@ -63,6 +63,16 @@ def carry(lab, target, ending, calls=None):
     return is_done, report
 
 
+def failed(lab, target, reason):
+    """Mirror a study whose second trial fails; return the run of its group."""
+    lab.run(0)
+    lab.run(1, epochs=1, whole=False)
+    follower = tracking_api.Mirror(target, lab.root, STUDY, environ={}, wake_s=0.05).start()
+    follower.failed(lab.keys[1], reason)
+    follower.stop(tracking_api.FAILED)
+    return by_key(target)[lab.group(0)]
+
+
 def test_a_group_is_one_run_with_the_numbers_of_each_trial_under_its_label(lab, local):
     lab.finish()
     sync(lab, local)
@@ -216,12 +226,7 @@ def test_a_mirror_killed_while_a_group_grows_ends_the_same(steps, tmp_path, loca
 
 
 def test_a_failed_trial_gives_its_reason_under_its_label(lab, local):
-    lab.run(0)
-    lab.run(1, epochs=1, whole=False)
-    follower = tracking_api.Mirror(local, lab.root, STUDY, environ={}, wake_s=0.05).start()
-    follower.failed(lab.keys[1], "out of memory at http://bob:s3cr3t@host")
-    follower.stop(tracking_api.FAILED)
-    run = by_key(local)[lab.group(0)]
+    run = failed(lab, local, "out of memory at http://bob:s3cr3t@host")
     assert (run.info.status, run.data.tags["tlx.status"]) == ("FAILED", "failed")
     tag = "tlx.error.ncm:metric_cosine"
     assert run.data.tags[tag] == "out of memory at http://***@host"
@@ -324,12 +329,7 @@ def test_a_step_made_anew_after_a_cut_off_sending_has_one_point(step, draws, loc
 
 
 def test_a_failed_step_gives_its_reason_under_its_name(draws, local):
-    draws.run(0)
-    draws.run(1, epochs=1, whole=False)
-    follower = tracking_api.Mirror(local, draws.root, STUDY, environ={}, wake_s=0.05).start()
-    follower.failed(draws.keys[1], "out of memory")
-    follower.stop(tracking_api.FAILED)
-    run = by_key(local)[draws.group(0)]
+    run = failed(draws, local, "out of memory")
     assert run.data.tags["tlx.error.knn.1"] == "out of memory"
     assert "tlx.error.knn.0" not in run.data.tags
 

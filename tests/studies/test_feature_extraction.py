@@ -17,7 +17,8 @@ from tlx.features.classifiers import CLASSIFIERS
 from tlx.lab import energy
 from tlx.lab.cost import NOT_METERED
 from tlx.lab.energy import IdlePower
-from tlx.lab.store import Store
+from tlx.lab.engines import forkserver
+from tlx.lab.store import Store, reproducible_fields
 from tlx.studies import reporting, runner
 from tlx.studies.feature_extraction import plan as feature_extraction_plan
 from tlx.studies.feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
@@ -39,6 +40,19 @@ def planned(spec, settings, classifiers="linear-svc", few=FEW):
 
 def perform(spec, settings, classifiers="linear-svc", few=FEW, run_stage=undrawn.run_stage):
     return run_stage(planned(spec, settings, classifiers, few), settings)
+
+
+def test_draws_share_a_process_and_give_the_same(bars, settings, tmp_path, monkeypatch):
+    """Draws are short: a process runs one after the other, to the bits of this process."""
+    taken = []
+    take = forkserver.Server.take
+    monkeypatch.setattr(forkserver.Server, "take", lambda server: taken.append(1) or take(server))
+    here = perform(asked(bars), settings.replace(workers=0), "ncm ridge-loo logistic")
+    elsewhere = settings.replace(workers=1, store=str(tmp_path / "elsewhere"))
+    shared = perform(asked(bars), elsewhere, "ncm ridge-loo logistic")
+    assert len(taken) == 1
+    assert len(here.results) == 4 * 3
+    assert [*map(reproducible_fields, here.results)] == [*map(reproducible_fields, shared.results)]
 
 
 def test_every_classifier_on_every_draw(bars, settings):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tlx.lab.engines import forkserver
+from tlx.errors import ResourceError
+from tlx.lab.engines import forkserver, local
 from tlx.lab.settings import Settings
 from tlx.studies import runner
 from tlx.studies.planning import _Planning
@@ -81,6 +82,16 @@ def test_steps_are_shown_as_of_any_preparation(started):
     with Shown(Settings()).preparing("reading images") as progress:
         progress(1, 1)
     assert told == ["reading images"]
+
+
+@pytest.mark.parametrize("error", [OSError(12, "no memory"), ResourceError("x", "no process")])
+def test_workers_that_cannot_start_early_stop_nothing(error, monkeypatch):
+    def refuse(server):
+        raise error
+
+    monkeypatch.setattr(forkserver.Server, "ensure_running", refuse)
+    local.start_soon(3, ("json",))
+    assert not any(server.users for server in forkserver._servers.values())
 
 
 def test_a_server_serves_all_who_ask_for_some_of_its_modules():

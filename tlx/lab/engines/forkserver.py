@@ -179,8 +179,9 @@ def serving(threads: int, preload: tuple[str, ...]) -> Iterator[Server]:
                 other.end_ready()
                 other.process._stop()  # type: ignore[attr-defined]  # its own way to end
                 del _servers[kind]
-        server.ensure_running()
     try:
+        with _changing:
+            server.ensure_running()
         yield server
     finally:
         with _changing:

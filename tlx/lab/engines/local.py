@@ -67,8 +67,11 @@ def run_all(
 
 
 def start_soon(threads: int, preload: tuple[str, ...]) -> None:
-    """Start the server of workers with these modules, which takes seconds; do not wait for it."""
-    with forkserver.serving(threads, preload):
+    """Start the server of workers with these modules, which takes seconds; do not wait for it.
+
+    It saves time alone: where it cannot be started, the tasks that need it say so.
+    """
+    with contextlib.suppress(OSError, ResourceError), forkserver.serving(threads, preload):
         pass
 
 

@@ -110,7 +110,7 @@ def fine_tune(
     with_results: dict[str, Stage] = {}
     for name, stage in stages.items():
         first = replace(stage, trials=_of_splits(stage, range(FIRST_SPLITS)))
-        report = yield _silent(first) if is_raced else stage
+        report = yield _silent(first) if is_raced else _longest_first(stage)
         race.take(race.side, report, session)
         if report.results:
             with_results[name] = stage
@@ -236,14 +236,15 @@ def _write_nothing(store: Store, key: str, form: str | None = "png") -> None:
     """Leave tables and figures to the last stage of the study."""
 
 
-def _silent(stage: Stage) -> Stage:
-    """Return a stage whose tables and figures are left to the last one of its study.
+def _longest_first(stage: Stage) -> Stage:
+    """Return a stage that begins with the trials of most images: one begun last would run alone."""
+    return replace(stage, trials=tuple(sorted(stage.trials, key=lambda trial: -trial.spec.shots)))
 
-    Trials of most images begin first: a long one that began last would run alone.
-    """
+
+def _silent(stage: Stage) -> Stage:
+    """Return a stage whose tables and figures are left to the last one of its study."""
     return replace(
-        stage,
-        trials=tuple(sorted(stage.trials, key=lambda trial: -trial.spec.shots)),
+        _longest_first(stage),
         write_summary=_write_nothing,
         format_summary=lambda report: f"{counted(len(report.results), 'trial')}",
     )
