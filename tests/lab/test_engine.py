@@ -440,6 +440,12 @@ def test_a_process_killed_in_a_later_short_task_loses_that_task_alone(tmp_path):
     assert kinds.index(("Finished", "before")) < kinds.index(("Started", "killed_once"))
 
 
+def test_what_a_short_task_leaves_behind_is_freed():
+    tasks = [tiny("leave_cycle", 200, key=str(n)) for n in range(6)]
+    first, *later = [outcome.result for outcome in run(tasks, workers=1, are_short=True)]
+    assert max(later) < first + 200
+
+
 def test_a_short_task_has_its_own_time_and_log(tmp_path):
     """The time of the tasks before it in its process is not counted."""
     pauses = [tiny("pause", 0.6, key=str(n)) for n in range(6)]

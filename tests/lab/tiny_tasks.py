@@ -98,6 +98,17 @@ def pause(seconds, *, emit):
     time.sleep(seconds)
 
 
+def leave_cycle(megabytes, *, emit):
+    """Return the memory that was in use before, in megabytes; leave an array in a cycle."""
+    import numpy as np
+    import psutil
+
+    before = psutil.Process().memory_info().rss / 1e6
+    cycle = [np.ones((megabytes, 1_000_000), np.uint8)]
+    cycle.append(cycle)
+    return before
+
+
 def hang(*, emit):
     while True:  # deaf to requests
         time.sleep(0.05)

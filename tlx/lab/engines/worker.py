@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import importlib
 import os
 import queue
@@ -76,8 +77,23 @@ def serve(connection: Connection) -> None:
         return
     later: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, later), daemon=True).start()
+    gc.freeze()  # what was imported is not looked at between tasks
     while _serve(connection, received):
+        _release()
         received = later.get()
+
+
+def _release() -> None:
+    """Free what a task left behind, and give freed memory back to the system.
+
+    Large arrays in a cycle of references would stay for many tasks, and memory that was freed and
+    kept would count as used by the tasks to come.
+    """
+    _Current.request = None
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _serve(connection: Connection, received: bytes) -> bool:
