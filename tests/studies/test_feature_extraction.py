@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import weakref
 
 import numpy as np
 import pytest
@@ -53,6 +54,14 @@ def test_draws_share_a_process_and_give_the_same(bars, settings, tmp_path, monke
     assert len(taken) == 1
     assert len(here.results) == 4 * 3
     assert [*map(reproducible_fields, here.results)] == [*map(reproducible_fields, shared.results)]
+
+
+def test_a_process_keeps_the_rows_of_one_draw(bars, settings):
+    first, second = planned(asked(bars), settings).trials[:2]
+    prepared = weakref.ref(first.inputs.prepared(first.spec))
+    assert first.inputs.prepared(first.spec) is prepared(), "shared by its classifiers"
+    second.inputs.prepared(second.spec)
+    assert prepared() is None, "freed at once, not when cycles are collected"
 
 
 def test_every_classifier_on_every_draw(bars, settings):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import time
+import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import Stopped
 from ...lab import cost
@@ -49,11 +50,20 @@ class FeatureTrialInputs:
     test_digest: str = ""
     pool: int | None = None
     _prepared: dict[str, Prepared] = field(default_factory=dict, repr=False)
+    _latest: ClassVar[weakref.ref[FeatureTrialInputs] | None] = None  # that prepared rows
 
     def prepared(self, spec: FeatureExtraction) -> Prepared:
-        """Return the embedded training rows, computed by the first trial that needs them."""
+        """Return the embedded training rows, computed by the first trial that needs them.
+
+        A process keeps those of one draw: what was prepared of the draw before is let go.
+        """
         text = f"{spec.embedding} {spec.standardize}"
         if text not in self._prepared:
+            reference = FeatureTrialInputs._latest
+            latest = None if reference is None else reference()
+            if latest is not None and latest is not self:
+                latest._prepared.clear()
+            FeatureTrialInputs._latest = weakref.ref(self)
             self._prepared[text] = Prepared(self, spec)
         return self._prepared[text]
 
